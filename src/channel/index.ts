@@ -1,0 +1,4 @@
+export * from './client.ts';
+export * from './guest-agent.ts';
+export * from './protocol.ts';
+export * from './server.ts';

@@ -1,0 +1,128 @@
+/**
+ * Vocabulary of the block process (channel `changeover-block`). bigint quantities travel as decimal strings (`Bytes`).
+ * Every command is idempotent for the same arguments, so a caller that lost an answer asks again.
+ */
+import type { CommandMap, EventMap } from '../../channel/index.ts';
+
+/** A decimal string: bytes, offset or sequence number. */
+export type Bytes = string;
+
+export interface DiskStatus {
+  readonly id: string;
+  readonly path: string;
+  readonly size: Bytes;
+  readonly allocated: Bytes;
+  readonly fence: 'none' | 'refuse' | 'set-aside';
+  /** Writes refused or set aside since the fence was put up. */
+  readonly lateWrites: number;
+  readonly lateBytes: Bytes;
+  /** Write log in force, if any. */
+  readonly log?: {
+    readonly directory: string;
+    readonly generation: string;
+    readonly sequence: Bytes;
+    readonly bytes: Bytes;
+  };
+  /** Set when a flush failed once: the disk is read-only for ever. */
+  readonly failed?: string;
+  readonly reads: number;
+  readonly writes: number;
+  readonly flushes: number;
+  readonly bytesRead: Bytes;
+  readonly bytesWritten: Bytes;
+  /** When the last write arrived, ms ago; undefined when never. */
+  readonly lastWriteMsAgo?: number;
+}
+
+/** Progress of a copy under write log (Figs 8, 9). */
+export interface CopyStatus {
+  readonly copy: string;
+  readonly phase: 'copying' | 'replaying' | 'converged' | 'cut' | 'failed' | 'cancelled';
+  readonly total: Bytes;
+  readonly copied: Bytes;
+  /** Bytes of log not yet reflected onto the target. */
+  readonly delta: Bytes;
+  readonly rounds: number;
+  readonly bytesPerSecond: number;
+  /** Rate at which the source is being written, bytes per second. */
+  readonly writeRate: number;
+  readonly etaMs?: number;
+  readonly reason?: string;
+}
+
+export interface CutResult {
+  /** Log sequence at which every disk of the cut stands. */
+  readonly disks: {
+    readonly from: string;
+    readonly to: string;
+    readonly sequence: Bytes;
+    readonly deltaBytes: Bytes;
+  }[];
+  readonly durationMs: number;
+}
+
+export interface DiskCommands extends CommandMap {
+  /** Opens (or creates, when `create` gives a size) a file as disk. Errors: ENOENT, in-use, EACCES, size mismatch. */
+  'disk-add': {
+    arguments: { id: string; path: string; create?: Bytes; readOnly?: boolean };
+    result: DiskStatus;
+  };
+  'disk-remove': { arguments: { id: string }; result: object };
+  'disk-status': { arguments: { id?: string }; result: DiskStatus[] };
+  /** NBD server on a unix socket: export name → disk id. Repeating it with other exports changes them. */
+  serve: { arguments: { socket: string; exports: Record<string, string> }; result: object };
+  'serve-stop': { arguments: { socket: string }; result: object };
+  /**
+   * 801/901, 802/902: starts the write log on every source, then copies source → target and replays in rounds until
+   * told to cut. `pairs` are copied as one group: one generation, one cut. Target contents are lost; a target is marked
+   * invalid on disk (file `<path>.invalid`) until the cut succeeded. `rateLimit` bytes/s, 0 = none.
+   */
+  'copy-start': {
+    arguments: {
+      copy: string;
+      pairs: { from: string; to: string }[];
+      logDirectory: string;
+      rateLimit?: number;
+    };
+    result: CopyStatus;
+  };
+  'copy-status': { arguments: { copy: string }; result: CopyStatus };
+  /** Reflects what is in the log now and returns how long it took: a rehearsal of the cut. */
+  'copy-round': { arguments: { copy: string }; result: CopyStatus & { roundMs: number } };
+  /**
+   * 804/904, 805/905: at one instant for all pairs named by `from` (default: all of the group) stops writes, reflects the
+   * last delta, flushes the targets, marks them valid. With `fence` the sources stay fenced from that instant on; without,
+   * writes go on. `verify` hashes source and target as of the cut (outside the pause where a fence holds the source still).
+   * Pairs that were cut leave the group; the others go on.
+   */
+  'copy-cut': {
+    arguments: { copy: string; from?: string[]; fence?: 'refuse' | 'set-aside' };
+    result: CutResult;
+  };
+  'copy-cancel': { arguments: { copy: string }; result: object };
+  fence: {
+    arguments: { id: string; mode: 'none' | 'refuse' | 'set-aside'; directory?: string };
+    result: DiskStatus;
+  };
+  /** SHA-256 over the whole disk, holes counted as zeroes. With `unchanged`, fails when it was written meanwhile. */
+  hash: {
+    arguments: { id: string; unchanged?: boolean };
+    result: { sha256: string; bytes: Bytes; durationMs: number };
+  };
+  /**
+   * Reverse log: from now on every write to `from` is logged; what it says can be reflected onto `to`, which held the same
+   * contents at this instant. Same group verbs as copy (`copy-status`, `copy-round`, `copy-cut`, `copy-cancel`), no bulk copy.
+   */
+  'reverse-start': {
+    arguments: { copy: string; pairs: { from: string; to: string }[]; logDirectory: string };
+    result: CopyStatus;
+  };
+  counters: { arguments: object; result: Record<string, number> };
+  shutdown: { arguments: object; result: object };
+}
+
+export interface DiskEvents extends EventMap {
+  COPY_PROGRESS: { status: CopyStatus };
+  LATE_WRITE: { id: string; offset: Bytes; length: Bytes };
+  DISK_FAILED: { id: string; reason: string };
+}

@@ -1,0 +1,143 @@
+/**
+ * Vocabulary of the mux process (channel `changeover-mux`). Every command takes effect between two packets, and is
+ * idempotent for the same arguments. Addresses in text form without prefix length; MACs as `02:00:00:00:00:01`.
+ */
+import type { CommandMap, EventMap, FlowName } from '../../channel/index.ts';
+
+export interface PortStatus {
+  readonly name: string;
+  readonly kind: 'tap' | 'stream';
+  readonly role: 'uplink' | 'partition' | 'probe';
+  readonly mac?: string;
+  /** `isolated`: connected, but nothing passes except over a private path. */
+  readonly state: 'attached' | 'isolated' | 'disconnected';
+  readonly received: number;
+  readonly transmitted: number;
+  /** Drops by named reason. */
+  readonly drops: Readonly<Record<string, number>>;
+}
+
+/** Counts since the last `switch` or `hold-start` of the address, and over all. */
+export interface SwitchCounters {
+  readonly rewritten: number;
+  readonly steered: number;
+  readonly held: number;
+  readonly heldDropped: number;
+  readonly rstSuppressed: number;
+  /** Longest time a held packet waited, ms. */
+  readonly longestHoldMs: number;
+}
+
+export interface HoldLimits {
+  readonly packets?: number;
+  readonly bytes?: number;
+  /** After it the hold is released to the port the address points to, and an event says so. */
+  readonly timeoutMs?: number;
+}
+
+export interface MuxCommands extends CommandMap {
+  /** Owns a TAP of this network namespace, created when absent. Its kernel side is the host's. */
+  'uplink-add': { arguments: { name: string; mtu?: number; offload?: boolean }; result: PortStatus };
+  /**
+   * Listens on `socket` for one partition. Frames as QEMU's `-netdev stream` (32-bit big-endian length, frame); with
+   * `vnetHeader` as QEMU's vnet_hdr_support filters: length, 32-bit big-endian header length (10), header, frame.
+   * `addresses` are what the partition may use as source; empty = any (role probe only). Isolated at first.
+   */
+  'port-add': {
+    arguments: {
+      name: string;
+      socket: string;
+      mac: string;
+      addresses: string[];
+      role?: 'partition' | 'probe';
+      vnetHeader?: boolean;
+    };
+    result: PortStatus;
+  };
+  'port-remove': { arguments: { name: string }; result: object };
+  'port-state': { arguments: { name: string; state: 'attached' | 'isolated' }; result: PortStatus };
+  /** Replaces the addresses a port may use. */
+  'port-addresses': { arguments: { name: string; addresses: string[] }; result: PortStatus };
+  ports: { arguments: object; result: PortStatus[] };
+  /** 1303: the path of `address`. Packets to it go to `port`, whatever their destination MAC says. */
+  'path-set': { arguments: { address: string; port: string }; result: object };
+  /** Frames pass between a probe port and a partition port although the latter is isolated; null ends it. */
+  'private-path': { arguments: { probe: string; port: string | null }; result: object };
+  /**
+   * Packets to `address` wait: those of flows unknown so far, or (`scope: all`) every one, except flows in `except`.
+   * With `barrier` the mux then sends the barrier frame (ethertype 0x88B5, payload: 32-bit big-endian token) to the port
+   * that had the path: nothing that is being held can still reach it after that frame. Repeating with a wider scope extends it.
+   */
+  'hold-start': {
+    arguments: {
+      address: string;
+      scope: 'new-flows' | 'all';
+      except?: FlowName[];
+      barrier?: number;
+      limits?: HoldLimits;
+    };
+    result: { held: number };
+  };
+  /** Lets held packets go, in order, to where path and flow table now point. */
+  'hold-release': { arguments: { address: string }; result: { released: number; longestHoldMs: number } };
+  /**
+   * The cut, one operation between two packets: the path of `address` becomes `to`; every flow of the address known so
+   * far, except those in `moved`, is steered to `from` until it ends; flows in `moved` follow the path. Port addresses are
+   * altered as given. With `notice` the change notice is set: packets from `from` with source `notice.second` leave as
+   * `address`, packets of steered flows reach `from` with destination `notice.second` once it has been seen sending from
+   * it or `notice.immediately` is true. A RST from any other port for a steered flow is suppressed.
+   */
+  switch: {
+    arguments: {
+      address: string;
+      from: string;
+      to: string;
+      moved?: FlowName[] | 'all';
+      notice?: { second: string; immediately?: boolean };
+      addresses?: Record<string, string[]>;
+    };
+    result: { notice?: number; steered: number };
+  };
+  /** 2204's end: the notice is cancelled; `force` even while flows are steered, which are then named. */
+  'notice-cancel': { arguments: { address: string; force?: boolean }; result: { abandoned: FlowName[] } };
+  /** Flows in `flows` are no longer steered but follow the path (hand-over after the cut). */
+  'flows-moved': { arguments: { address: string; flows: FlowName[] }; result: { moved: number } };
+  /** Gratuitous ARP for `address` with the MAC of `port` on every uplink, `count` times, `intervalMs` apart. */
+  announce: {
+    arguments: { address: string; port: string; count?: number; intervalMs?: number };
+    result: object;
+  };
+  /** Flows of an address: port they go to, whether steered, last packet. */
+  flows: {
+    arguments: { address: string; steered?: boolean };
+    result: { flow: FlowName; port: string; steered: boolean; state: string; idleMs: number }[];
+  };
+  counters: {
+    arguments: { address?: string };
+    result: {
+      total: SwitchCounters;
+      sinceSwitch: SwitchCounters;
+      drops: Record<string, number>;
+      flows: number;
+    };
+  };
+  /** pcapng of every port and uplink, or of those named; `comment` is put into the section header. */
+  'capture-start': {
+    arguments: { file: string; ports?: string[]; snapLength?: number; comment?: string };
+    result: object;
+  };
+  'capture-stop': {
+    arguments: { file?: string };
+    result: { file: string; packets: number; bytes: number; dropped: number };
+  };
+  /** Writes a comment into the running captures: steps of a run, the cut. */
+  'capture-mark': { arguments: { comment: string }; result: object };
+  shutdown: { arguments: object; result: object };
+}
+
+export interface MuxEvents extends EventMap {
+  PORT: { name: string; state: PortStatus['state'] };
+  /** No steered flow of the address is left. */
+  DRAINED: { address: string; notice?: number };
+  HOLD_TIMEOUT: { address: string; released: number };
+}

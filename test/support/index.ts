@@ -1,0 +1,3 @@
+export * from './limit.ts';
+export * from './live.ts';
+export * from './seed.ts';

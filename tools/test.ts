@@ -1,0 +1,127 @@
+/**
+ * Runs test files, each in its own process: `node --import tsx tools/test.ts [--jobs N] [FILTER …]`.
+ * `*.live.test.ts` files run inside a network namespace of their own (with loopback up), one after the other.
+ * Last line: `N passed, N failed` (and `, N skipped`). Exit 1 when anything failed, nothing ran, or under CI a live test skipped.
+ */
+import { spawn } from 'node:child_process';
+import { globSync, readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+
+const FILE_LIMIT_MS = 300_000;
+
+const { values, positionals } = parseArgs({
+  options: {
+    jobs: { type: 'string', default: String(availableParallelism()) },
+    verbose: { type: 'boolean', short: 'v' },
+  },
+  allowPositionals: true,
+});
+
+interface Outcome {
+  readonly file: string;
+  readonly passed: number;
+  readonly failed: number;
+  readonly skipped: number;
+  readonly output: string;
+  readonly ms: number;
+}
+
+const isLive = (file: string) => file.endsWith('.live.test.ts');
+
+const files = globSync(['test/**/*.test.ts', 'tap-tun/test/**/*.test.ts'])
+  .filter((file) => positionals.length === 0 || positionals.some((filter) => file.includes(filter)))
+  .sort();
+
+function count(output: string, word: string): number {
+  return [...output.matchAll(new RegExp(`^\\s*${word}:\\s+(\\d+)`, 'gm'))].reduce(
+    (sum, m) => sum + Number(m[1]),
+    0,
+  );
+}
+
+function run(file: string): Promise<Outcome> {
+  if (!/\.run\(\)/.test(readFileSync(file, 'utf8'))) {
+    return Promise.resolve({
+      file,
+      passed: 0,
+      failed: 1,
+      skipped: 0,
+      output: `${file} never calls .run()\n`,
+      ms: 0,
+    });
+  }
+  const node = [process.execPath, '--disable-warning=ExperimentalWarning', '--import', 'tsx', file];
+  const argv = isLive(file)
+    ? ['unshare', '--net', 'sh', '-c', 'ip link set lo up && exec "$@"', 'live', ...node]
+    : node;
+  const startedMs = performance.now();
+  return new Promise((resolve) => {
+    const child = spawn(argv[0]!, argv.slice(1), {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, FORCE_COLOR: '0', NO_COLOR: '1' },
+      detached: true,
+    });
+    let output = '';
+    const add = (chunk: Buffer) => {
+      output += chunk.toString();
+    };
+    child.stdout.on('data', add);
+    child.stderr.on('data', add);
+    const limit = setTimeout(() => {
+      output += `\n${file}: killed, still running after ${FILE_LIMIT_MS / 1000} s\n`;
+      try {
+        process.kill(-child.pid!, 'SIGKILL');
+      } catch {
+        // already gone
+      }
+    }, FILE_LIMIT_MS);
+    child.on('close', (code) => {
+      clearTimeout(limit);
+      try {
+        process.kill(-child.pid!, 'SIGKILL');
+      } catch {
+        // nothing of its group is left
+      }
+      const total = count(output, 'Total');
+      const passed = count(output, 'Passed');
+      const skipped = count(output, 'Skipped');
+      let failed = Math.max(0, total - passed);
+      if (code !== 0 && failed === 0) failed = 1;
+      if (code === 0 && total === 0 && skipped === 0) {
+        failed = 1;
+        output += `${file} executed no test\n`;
+      }
+      resolve({ file, passed, failed, skipped, output, ms: performance.now() - startedMs });
+    });
+  });
+}
+
+const outcomes: Outcome[] = [];
+async function worker(queue: string[]): Promise<void> {
+  for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+    const outcome = await run(file);
+    outcomes.push(outcome);
+    const mark = outcome.failed > 0 ? 'FAIL' : 'ok  ';
+    const skips = outcome.skipped > 0 ? `, ${outcome.skipped} skipped` : '';
+    console.log(
+      `${mark} ${file}  ${outcome.passed} passed, ${outcome.failed} failed${skips}  ${(outcome.ms / 1000).toFixed(1)} s`,
+    );
+    if (outcome.failed > 0 || values.verbose) console.log(outcome.output.replace(/^/gm, '     | '));
+  }
+}
+
+const plain = files.filter((file) => !isLive(file));
+const live = files.filter(isLive);
+await Promise.all(Array.from({ length: Math.max(1, Number(values.jobs)) }, () => worker(plain)));
+await worker(live);
+
+const sum = (pick: (o: Outcome) => number) => outcomes.reduce((total, o) => total + pick(o), 0);
+const passed = sum((o) => o.passed);
+const failed = sum((o) => o.failed);
+const skipped = sum((o) => o.skipped);
+const skippedLive = outcomes.some((o) => isLive(o.file) && o.skipped > 0);
+if (passed + failed === 0) console.log('no test was executed');
+if (process.env['CI'] === 'true' && skippedLive) console.log('live tests were skipped under CI');
+console.log(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
+process.exitCode = failed > 0 || passed === 0 || (process.env['CI'] === 'true' && skippedLive) ? 1 : 0;
