@@ -1,0 +1,3 @@
+export * from './iface/index.ts';
+export * from './link/index.ts';
+export * from './wire/index.ts';

@@ -1,0 +1,2 @@
+export * from './drop-reason.ts';
+export * from './ip-address.ts';
