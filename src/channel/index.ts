@@ -1,4 +1,5 @@
 export * from './client.ts';
 export * from './guest-agent.ts';
+export * from './patch-table.ts';
 export * from './protocol.ts';
 export * from './server.ts';

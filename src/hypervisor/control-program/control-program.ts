@@ -1,0 +1,194 @@
+/**
+ * The logical computer control program [305] on the hypervisor's side: typed words to one partition over its agent socket,
+ * no network device involved. Every call has a time limit and ends.
+ */
+import type {
+  ConnectionState,
+  FlowName,
+  GuestCommands,
+  GuestEvents,
+  GuestPatchResult,
+  GuestPhase,
+  GuestStatus,
+} from '../../channel/index.ts';
+import { ChannelClient } from '../../channel/index.ts';
+import { CodedError } from '../../common/index.ts';
+
+export class ControlProgramError extends CodedError {}
+
+type Client = ChannelClient<GuestCommands, GuestEvents>;
+type Arguments<N extends keyof GuestCommands & string> = GuestCommands[N]['arguments'];
+type Result<N extends keyof GuestCommands & string> = GuestCommands[N]['result'];
+
+/** Time limits in ms per word; those with a limit of their own among the arguments get it and `MARGIN_MS`. */
+const SHORT_MS = 2_000;
+const MEDIUM_MS = 10_000;
+const MARGIN_MS = 2_000;
+
+export class ControlProgram {
+  readonly #client: Client;
+  readonly partition: string;
+
+  constructor(partition: string, client: Client) {
+    this.partition = partition;
+    this.#client = client;
+  }
+
+  /** Throws ChannelError `unreachable`. */
+  static async connect(partition: string, socket: string, waitMs = 0): Promise<ControlProgram> {
+    const client = await ChannelClient.connect<GuestCommands, GuestEvents>(socket, `partition ${partition}`, {
+      waitMs,
+    });
+    return new ControlProgram(partition, client);
+  }
+
+  get closed(): boolean {
+    return this.#client.closed;
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  onClose(listener: (reason: string) => void): void {
+    this.#client.onClose(listener);
+  }
+
+  on<N extends keyof GuestEvents & string>(name: N, listener: (data: GuestEvents[N]) => void): () => void {
+    return this.#client.on(name, listener);
+  }
+
+  /** Any word, for what has no method here. */
+  execute<N extends keyof GuestCommands & string>(
+    name: N,
+    args: Arguments<N>,
+    timeoutMs = MEDIUM_MS,
+  ): Promise<Result<N>> {
+    return this.#client.execute(name, args, { timeoutMs });
+  }
+
+  async ping(timeoutMs = SHORT_MS): Promise<void> {
+    await this.execute('guest-ping', {}, timeoutMs);
+  }
+
+  status(timeoutMs = SHORT_MS): Promise<GuestStatus> {
+    return this.execute('changeover-status', {}, timeoutMs);
+  }
+
+  /** Waits until the guest is in one of `phases`; throws `guest-failed` with its reason, `timeout`, or `closed`. */
+  async waitFor(phases: readonly GuestPhase[], timeoutMs = MEDIUM_MS): Promise<GuestStatus> {
+    const untilMs = performance.now() + timeoutMs;
+    let wake: () => void = () => {};
+    const off = this.on('PHASE', () => wake());
+    this.onClose(() => wake());
+    try {
+      for (;;) {
+        const changed = new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+        const status = await this.status(Math.max(50, untilMs - performance.now()));
+        if (phases.includes(status.phase)) return status;
+        if (status.phase === 'failed') {
+          throw new ControlProgramError(
+            'guest-failed',
+            `partition ${this.partition} failed: ${status.reason}`,
+            {
+              values: { partition: this.partition, phase: status.phase },
+            },
+          );
+        }
+        const leftMs = untilMs - performance.now();
+        if (leftMs <= 0) {
+          throw new ControlProgramError(
+            'timeout',
+            `partition ${this.partition} is still ${status.phase} after ${timeoutMs} ms, expected ${phases.join(' or ')}`,
+            { values: { partition: this.partition, phase: status.phase, timeoutMs } },
+          );
+        }
+        let timer: NodeJS.Timeout | undefined;
+        await Promise.race([
+          changed,
+          new Promise<void>((resolve) => {
+            timer = setTimeout(resolve, Math.min(leftMs, 250));
+          }),
+        ]);
+        clearTimeout(timer);
+      }
+    } finally {
+      off();
+    }
+  }
+
+  /** Step 1207. */
+  patchResults(): Promise<{ results: GuestPatchResult[]; table: string }> {
+    return this.execute('changeover-patch-results', {});
+  }
+
+  startApplication(timeoutMs = MEDIUM_MS): Promise<Result<'changeover-application-start'>> {
+    return this.execute('changeover-application-start', { timeoutMs }, timeoutMs + MARGIN_MS);
+  }
+
+  /** Step 1602. */
+  async takeAddress(address: string, gateway?: string): Promise<void> {
+    await this.execute('changeover-address-take', gateway === undefined ? { address } : { address, gateway });
+  }
+
+  /** First half of step 2202. */
+  async prepareAddress(from: string, to: string): Promise<void> {
+    await this.execute('changeover-address-prepare', { from, to });
+  }
+
+  /** Second half of step 2202. */
+  alterAddress(from: string, to: string): Promise<{ connections: number }> {
+    return this.execute('changeover-address-alter', { from, to });
+  }
+
+  async announce(): Promise<void> {
+    await this.execute('changeover-announce', {});
+  }
+
+  quiesce(budgetMs: number): Promise<Result<'changeover-quiesce'>> {
+    return this.execute('changeover-quiesce', { budgetMs }, budgetMs + MARGIN_MS);
+  }
+
+  async resume(): Promise<void> {
+    await this.execute('changeover-resume', {});
+  }
+
+  exportConnections(
+    options: { barrier?: number; timeoutMs?: number } = {},
+  ): Promise<{ connections: ConnectionState[] }> {
+    return this.execute(
+      'changeover-connections-export',
+      options,
+      (options.timeoutMs ?? MEDIUM_MS) + MARGIN_MS,
+    );
+  }
+
+  importConnections(
+    connections: ConnectionState[],
+  ): Promise<{ imported: number; refused: { flow: FlowName; reason: string }[] }> {
+    return this.execute('changeover-connections-import', { connections });
+  }
+
+  connections(): Promise<Result<'changeover-connections'>> {
+    return this.execute('changeover-connections', {});
+  }
+
+  freezeFileSystems(): Promise<number> {
+    return this.execute('guest-fsfreeze-freeze', {});
+  }
+
+  thawFileSystems(): Promise<number> {
+    return this.execute('guest-fsfreeze-thaw', {});
+  }
+
+  /** Asks the guest to sync, unmount and end; its answer may be lost with the channel, which is fine. */
+  async shutdown(mode: 'powerdown' | 'reboot' = 'powerdown', timeoutMs = SHORT_MS): Promise<void> {
+    try {
+      await this.execute('guest-shutdown', { mode }, timeoutMs);
+    } catch (error) {
+      if (!this.closed) throw error;
+    }
+  }
+}

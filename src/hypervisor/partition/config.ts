@@ -1,0 +1,40 @@
+/** What is configured for a partition: a row of the resource table [306] (Fig 5) with what its columns need to be real. */
+
+export const DISK_ROLES = ['system', 'application'] as const;
+export type DiskRole = (typeof DISK_ROLES)[number];
+
+export interface DiskConfig {
+  readonly role: DiskRole;
+  /** Image file on the host. */
+  readonly path: string;
+  /** Bytes. Given: the file is created with this size when it is absent. */
+  readonly sizeBytes?: number;
+}
+
+export interface NetworkConfig {
+  /** Name of the port at the mux. */
+  readonly name: string;
+  /** As `02:00:00:00:00:01`. */
+  readonly mac: string;
+}
+
+export interface PartitionConfig {
+  /** Letters, digits, `-` and `_`; at most 32. */
+  readonly id: string;
+  readonly kind: 'process';
+  /** [502]: `cpu` numbers a host CPU from 0; `sharePercent` 1 … 100 of it. */
+  readonly processor: { readonly cpu: number; readonly sharePercent: number };
+  readonly memoryMiB: number;
+  /** At most one per role. */
+  readonly disks: readonly DiskConfig[];
+  readonly network: readonly NetworkConfig[];
+  /** Default gateway of the guest, text form. */
+  readonly gateway?: string;
+  /** Default: the partition's id. */
+  readonly hostname?: string;
+}
+
+/** Id of a partition's disk at the block process. */
+export function diskId(partition: string, role: DiskRole): string {
+  return `${partition}-${role}`;
+}

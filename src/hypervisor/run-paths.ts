@@ -1,0 +1,35 @@
+import { join } from 'node:path';
+
+/** The runtime layout: who listens where below the run directory. */
+export interface RunPaths {
+  readonly directory: string;
+  /** Control channel of the mux process. */
+  readonly mux: string;
+  /** Control channel of the block process. */
+  readonly block: string;
+  readonly logs: string;
+  port(partition: string): string;
+  nbd(partition: string): string;
+  agent(partition: string): string;
+  /** Boot description of a partition. */
+  boot(partition: string): string;
+  log(partition: string): string;
+  /** Directories that must exist before anything listens. */
+  readonly directories: readonly string[];
+}
+
+export function runPaths(directory: string): RunPaths {
+  const inside = (...parts: string[]) => join(directory, ...parts);
+  return {
+    directory,
+    mux: inside('mux.sock'),
+    block: inside('block.sock'),
+    logs: inside('logs'),
+    port: (partition) => inside('ports', `${partition}.sock`),
+    nbd: (partition) => inside('nbd', `${partition}.sock`),
+    agent: (partition) => inside('agents', `${partition}.sock`),
+    boot: (partition) => inside('agents', `${partition}.boot.json`),
+    log: (partition) => inside('logs', `${partition}.log`),
+    directories: [directory, inside('ports'), inside('nbd'), inside('agents'), inside('logs')],
+  };
+}
