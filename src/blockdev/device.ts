@@ -76,4 +76,21 @@ export interface Device {
   /** What stands in [offset, offset + length): at least one extent, may cover less than asked. */
   extents(offset: bigint, length: bigint): Promise<Extent[]>;
   close(): Promise<void>;
+  /**
+   * Optional fast path without a promise: the whole transfer is done when it returns true; false means that it would wait,
+   * nothing was touched and readAt is to be called. Throws what readAt would reject with. A filter that does not define it
+   * has no fast path, so nothing can slip past it.
+   */
+  readAtSync?(target: Uint8Array, offset: bigint): boolean;
+  /** As readAtSync, for writes without force unit access. */
+  writeAtSync?(source: Uint8Array, offset: bigint): boolean;
+  /** Optional: which bytes of [offset, offset + length) were written since the device's mark; as `extents` answers. */
+  writtenSince?(offset: bigint, length: bigint): Promise<WrittenExtent[]>;
+}
+
+/** A run of bytes that were (or were not) written since a device's mark. */
+export interface WrittenExtent {
+  readonly offset: bigint;
+  readonly length: bigint;
+  readonly written: boolean;
 }
