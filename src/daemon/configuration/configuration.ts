@@ -1,0 +1,120 @@
+/** The configuration as the rest of the product sees it: defaults filled in, paths absolute, everything cross-checked. */
+export interface Configuration {
+  /** The file it was read from, absolute. */
+  readonly file: string;
+  /** Sockets, lock and scratch; emptied when the daemon ends. */
+  readonly runDirectory: string;
+  /** State store, write logs, evidence folders; survives restarts. */
+  readonly stateDirectory: string;
+  readonly network: NetworkConfiguration;
+  readonly services: readonly ServiceConfiguration[];
+  readonly partitions: readonly PartitionConfiguration[];
+  readonly patching: PatchingConfiguration;
+}
+
+export interface NetworkConfiguration {
+  readonly uplinks: readonly UplinkConfiguration[];
+  readonly probe: ProbeConfiguration;
+}
+
+export interface UplinkConfiguration {
+  /** Interface name in the host, at most 15 bytes. */
+  readonly name: string;
+  readonly kind: 'tap';
+  /** 576 … 9000. */
+  readonly mtu: number;
+  /** Address in CIDR form that the host's own kernel gets on this interface; absent: left to the administrator. */
+  readonly hostAddress?: string;
+}
+
+/** The product's own client for health checks: a port of the mux. */
+export interface ProbeConfiguration {
+  /** CIDR. */
+  readonly address: string;
+  readonly mac: string;
+}
+
+export interface ServiceConfiguration {
+  readonly name: string;
+  /** The address clients use, CIDR. */
+  readonly address: string;
+  /** The old partition's address while its connections drain (H8), CIDR; needed by strategy `overlap`. */
+  readonly second?: string;
+  readonly gateway?: string;
+  /** Partition that serves at the first start; afterwards the stored roles decide. */
+  readonly active: string;
+  readonly health: HealthConfiguration;
+}
+
+export type HealthConfiguration = { readonly http: HttpHealth } | { readonly tcp: TcpHealth };
+
+export interface HttpHealth {
+  readonly port: number;
+  readonly path: string;
+  readonly expectStatus: number;
+  readonly timeoutMs: number;
+}
+
+export interface TcpHealth {
+  readonly port: number;
+  readonly timeoutMs: number;
+}
+
+export interface PartitionConfiguration {
+  readonly id: string;
+  readonly kind: 'process';
+  readonly processor: { readonly cpu: number; readonly sharePercent: number };
+  readonly memoryMiB: number;
+  readonly disks: readonly DiskConfiguration[];
+  readonly network: readonly NetworkDeviceConfiguration[];
+}
+
+export interface DiskConfiguration {
+  readonly role: 'system' | 'application';
+  /** Image file, absolute. */
+  readonly path: string;
+  /** The image is created, empty, with this size when it does not exist. */
+  readonly sizeMiB?: number;
+}
+
+export interface NetworkDeviceConfiguration {
+  readonly name: string;
+  /** Lower case, unicast, locally administered. */
+  readonly mac: string;
+}
+
+export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold';
+
+export interface PatchingConfiguration {
+  readonly sources: readonly PatchSourceConfiguration[];
+  readonly allowUnsigned: boolean;
+  readonly malwareScanner: 'none' | { readonly clamd: string };
+  /** A run goes on, loudly marked, when nothing was scanned. */
+  readonly allowUnscanned: boolean;
+  readonly strategy: ConfiguredStrategy;
+  readonly budget: {
+    /** Longest pause of the service at the cut. */
+    readonly pauseMs: number;
+    readonly copyMs: number;
+    /** How long a request that may write gets to complete before the cut. */
+    readonly quiesceMs: number;
+  };
+  /** What becomes of writes of the old partition after the cut. */
+  readonly lateWrites: 'refuse' | 'set-aside';
+  readonly probation: {
+    readonly startWaitMs: number;
+    /** The service must be healthy for so long after the cut. */
+    readonly stabilityMs: number;
+    /** Failed checks in a row that count as a failure. */
+    readonly tries: number;
+    readonly rollbackOnFailure: boolean;
+  };
+}
+
+export interface PatchSourceConfiguration {
+  readonly name: string;
+  readonly kind: 'directory';
+  readonly path: string;
+  /** PEM file, absolute. */
+  readonly publicKey?: string;
+}

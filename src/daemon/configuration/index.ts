@@ -1,0 +1,5 @@
+export * from './configuration.ts';
+export * from './load.ts';
+export * from './problems.ts';
+export * from './schema.ts';
+export * from './template.ts';

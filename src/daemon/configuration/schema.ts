@@ -1,0 +1,281 @@
+/**
+ * JSON schema of the configuration file, and the source of docs/configuration.md. `hint` says in words what a value has to
+ * be; it is what a person reads when a pattern or an alternative does not match.
+ */
+export interface ConfigurationSchema {
+  readonly type?: 'object' | 'array' | 'string' | 'integer' | 'boolean';
+  readonly description?: string;
+  readonly hint?: string;
+  readonly default?: unknown;
+  readonly enum?: readonly unknown[];
+  readonly const?: unknown;
+  readonly pattern?: string;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly minLength?: number;
+  readonly maxLength?: number;
+  readonly minItems?: number;
+  readonly required?: readonly string[];
+  readonly properties?: Readonly<Record<string, ConfigurationSchema>>;
+  readonly additionalProperties?: false;
+  readonly items?: ConfigurationSchema;
+  readonly oneOf?: readonly ConfigurationSchema[];
+}
+
+const NAME_PATTERN = '^[A-Za-z][A-Za-z0-9_-]{0,31}$';
+const NAME_HINT = 'a letter, then up to 31 letters, digits, "-" or "_"';
+
+function name(description: string): ConfigurationSchema {
+  return { type: 'string', description, pattern: NAME_PATTERN, hint: NAME_HINT };
+}
+
+const OCTET = '(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])';
+const IPV4 = `${OCTET}(\\.${OCTET}){3}`;
+
+function cidr(description: string): ConfigurationSchema {
+  return {
+    type: 'string',
+    description,
+    pattern: `^${IPV4}/([1-9]|[12][0-9]|3[01])$`,
+    hint: 'an IPv4 address with prefix length 1 to 31, such as 10.77.0.11/24',
+  };
+}
+
+function mac(description: string): ConfigurationSchema {
+  return {
+    type: 'string',
+    description,
+    pattern: '^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$',
+    hint: 'six hexadecimal bytes, such as "02:00:00:00:00:0a"',
+  };
+}
+
+function path(description: string): ConfigurationSchema {
+  return { type: 'string', description, minLength: 1, maxLength: 4096 };
+}
+
+function integer(
+  description: string,
+  minimum: number,
+  maximum: number,
+  fallback?: number,
+): ConfigurationSchema {
+  return {
+    type: 'integer',
+    description,
+    minimum,
+    maximum,
+    ...(fallback === undefined ? {} : { default: fallback }),
+  };
+}
+
+function boolean(description: string, fallback: boolean): ConfigurationSchema {
+  return { type: 'boolean', description, default: fallback };
+}
+
+function object(
+  description: string,
+  required: readonly string[],
+  properties: Readonly<Record<string, ConfigurationSchema>>,
+  fallback?: object,
+): ConfigurationSchema {
+  return {
+    type: 'object',
+    description,
+    required,
+    properties,
+    additionalProperties: false,
+    ...(fallback === undefined ? {} : { default: fallback }),
+  };
+}
+
+function list(description: string, items: ConfigurationSchema, minItems: number): ConfigurationSchema {
+  return { type: 'array', description, items, minItems, ...(minItems === 0 ? { default: [] } : {}) };
+}
+
+const uplink = object('A network device of the host that the mux owns.', ['name'], {
+  name: {
+    type: 'string',
+    description: 'Interface name in the host; the interface is created when it does not exist.',
+    pattern: '^[A-Za-z0-9_.-]{1,15}$',
+    hint: 'an interface name of at most 15 letters, digits, ".", "-" or "_"',
+  },
+  kind: { type: 'string', description: 'What kind of device it is.', enum: ['tap'], default: 'tap' },
+  mtu: integer('Largest IP packet in bytes.', 576, 9000, 1500),
+  hostAddress: cidr(
+    "Address that the host's own kernel gets on this interface, with the interface set up. Left out: the administrator configures the host's side.",
+  ),
+});
+
+const service = object(
+  'An address that clients use, and who serves it.',
+  ['name', 'address', 'active', 'health'],
+  {
+    name: name('Name of the service.'),
+    address: cidr('The address that clients use.'),
+    second: cidr(
+      'Address that the old partition takes while its connections drain after an `overlap` cut. Same network as `address`.',
+    ),
+    gateway: {
+      type: 'string',
+      description: 'Next hop out of the network.',
+      pattern: `^${IPV4}$`,
+      hint: 'an IPv4 address without prefix length, such as 10.77.0.1',
+    },
+    active: name('Partition that serves at the first start; afterwards the stored roles decide.'),
+    health: {
+      description: 'How to tell that the service is well.',
+      hint: 'exactly one of {http: {port, path, expectStatus, timeoutMs}} and {tcp: {port, timeoutMs}}',
+      oneOf: [
+        object('By an HTTP request.', ['http'], {
+          http: object('GET, by the probe.', ['port'], {
+            port: integer('TCP port.', 1, 65535),
+            path: {
+              type: 'string',
+              description: 'Request target.',
+              pattern: '^/[!-~]*$',
+              hint: 'a path that begins with "/"',
+              default: '/',
+            },
+            expectStatus: integer('Status that means well.', 100, 599, 200),
+            timeoutMs: integer('Longest wait for the whole answer.', 1, 60_000, 1000),
+          }),
+        }),
+        object('By a TCP connection.', ['tcp'], {
+          tcp: object('Connect and close, by the probe.', ['port'], {
+            port: integer('TCP port.', 1, 65535),
+            timeoutMs: integer('Longest wait for the connection.', 1, 60_000, 1000),
+          }),
+        }),
+      ],
+    },
+  },
+);
+
+const partition = object(
+  'A row of the resource table: a logical computer.',
+  ['id', 'processor', 'memoryMiB', 'disks'],
+  {
+    id: name('Identifier; also the first part of its sockets.'),
+    kind: {
+      type: 'string',
+      description: 'Guest kind: how the partition is run.',
+      enum: ['process'],
+      default: 'process',
+    },
+    processor: object('Its part of a processor.', ['cpu'], {
+      cpu: integer('Number of the processor, from 0.', 0, 4095),
+      sharePercent: integer('Share of that processor.', 1, 100, 100),
+    }),
+    memoryMiB: integer('Memory.', 64, 1_048_576),
+    disks: list(
+      'Its disks: one `system` disk, and at most one `application` disk.',
+      object('A disk image.', ['role', 'path'], {
+        role: { type: 'string', description: 'What it holds.', enum: ['system', 'application'] },
+        path: path('Image file. A relative path starts at the folder of the configuration file.'),
+        sizeMiB: integer('Size with which the image is created when it does not exist.', 1, 1_073_741_824),
+      }),
+      1,
+    ),
+    network: list(
+      'Its network devices.',
+      object('A network device.', ['name', 'mac'], {
+        name: name('Name, unique within the partition.'),
+        mac: mac(
+          'Hardware address: unicast and locally administered, that is, the first byte ends in 2, 6, a or e.',
+        ),
+      }),
+      0,
+    ),
+  },
+);
+
+const patching = object(
+  'How patches come in and how a run goes.',
+  [],
+  {
+    sources: list(
+      'Where patches come from.',
+      object('A patch source.', ['name', 'kind', 'path'], {
+        name: name('Name of the source.'),
+        kind: { type: 'string', description: 'What kind of source it is.', enum: ['directory'] },
+        path: path('Folder with the patch files.'),
+        publicKey: path('PEM file with the public key that signs the patches of this source.'),
+      }),
+      0,
+    ),
+    allowUnsigned: boolean(
+      'Patches without a signature may be applied; they stay marked as unsigned.',
+      false,
+    ),
+    malwareScanner: {
+      description: 'Who checks the system disk for malicious programs before it is copied.',
+      hint: 'none, or {clamd: PATH OF ITS SOCKET}',
+      default: 'none',
+      oneOf: [
+        { type: 'string', const: 'none', description: 'Nobody.' },
+        object('ClamAV.', ['clamd'], { clamd: path('Unix socket of clamd.') }),
+      ],
+    },
+    allowUnscanned: boolean('A run goes on, marked "not checked", when nothing could be scanned.', false),
+    strategy: {
+      type: 'string',
+      description: 'How the network is moved; `auto` picks one and says why.',
+      enum: ['auto', 'overlap', 'hold'],
+      default: 'auto',
+    },
+    budget: object(
+      'What a run may cost; a forecast above it refuses the run before anything is touched.',
+      [],
+      {
+        pauseMs: integer('Longest pause that new requests may see at the cut.', 1, 600_000, 300),
+        copyMs: integer('Longest time for the copy of the disks.', 1000, 86_400_000, 600_000),
+        quiesceMs: integer('How long a request that may write gets to complete.', 0, 600_000, 200),
+      },
+      {},
+    ),
+    lateWrites: {
+      type: 'string',
+      description: 'What becomes of writes that the old partition makes after the cut.',
+      enum: ['refuse', 'set-aside'],
+      default: 'refuse',
+    },
+    probation: object(
+      'How the new partition is watched after the cut.',
+      [],
+      {
+        startWaitMs: integer('Wait before the first check.', 0, 3_600_000, 0),
+        stabilityMs: integer('How long the service must stay healthy.', 0, 86_400_000, 5000),
+        tries: integer('Failed checks in a row that count as a failure.', 1, 1000, 3),
+        rollbackOnFailure: boolean('Go back by itself when the checks fail.', true),
+      },
+      {},
+    ),
+  },
+  {},
+);
+
+export const CONFIGURATION_SCHEMA: ConfigurationSchema = object(
+  'The configuration file.',
+  ['network', 'services', 'partitions'],
+  {
+    runDirectory: {
+      ...path('Folder for sockets, the lock and scratch files.'),
+      default: '/run/changeover',
+    },
+    stateDirectory: {
+      ...path('Folder for what has to survive: state store, write logs, evidence.'),
+      default: '/var/lib/changeover',
+    },
+    network: object('Uplinks and the probe.', ['uplinks', 'probe'], {
+      uplinks: list('Network devices of the host that the mux owns.', uplink, 1),
+      probe: object("The product's own client for health checks, a port of the mux.", ['address'], {
+        address: cidr('Its address; not used by anybody else.'),
+        mac: { ...mac('Its hardware address.'), default: '02:00:00:00:00:fe' },
+      }),
+    }),
+    services: list('Services.', service, 1),
+    partitions: list('The resource table.', partition, 1),
+    patching,
+  },
+);
