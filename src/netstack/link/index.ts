@@ -1,1 +1,3 @@
 export * from './link-device.ts';
+export * from './stream-framing.ts';
+export * from './stream-link.ts';
