@@ -1,0 +1,4 @@
+export * from './database.ts';
+export * from './document-store.ts';
+export * from './journal-store.ts';
+export * from './role-store.ts';
