@@ -157,3 +157,9 @@ export class ChannelClient<C extends CommandMap, E extends EventMap = EventMap> 
     for (const listener of this.#closeListeners) listener(reason);
   }
 }
+
+/** What callers of a channel need of it; a wrapper that reconnects offers the same. */
+export type Channel<C extends CommandMap, E extends EventMap = EventMap> = Pick<
+  ChannelClient<C, E>,
+  'execute' | 'on' | 'onClose' | 'closed' | 'close'
+>;

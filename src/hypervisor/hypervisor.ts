@@ -1,4 +1,4 @@
-import type { ChannelClient } from '../channel/index.ts';
+import type { Channel } from '../channel/index.ts';
 import type { Log } from '../common/index.ts';
 import type { ControlProgram } from './control-program/index.ts';
 import type { DiskCommands, DiskEvents } from './disks/commands.ts';
@@ -7,8 +7,8 @@ import type { DiskRole, PartitionConfig, PartitionStatus, StartOptions } from '.
 import type { ResourceTable } from './resource-table/index.ts';
 import type { RunPaths } from './run-paths.ts';
 
-export type MuxClient = ChannelClient<MuxCommands, MuxEvents>;
-export type DisksClient = ChannelClient<DiskCommands, DiskEvents>;
+export type MuxClient = Channel<MuxCommands, MuxEvents>;
+export type DisksClient = Channel<DiskCommands, DiskEvents>;
 
 export interface HypervisorOptions {
   readonly runDirectory: string;
