@@ -31,6 +31,8 @@ export interface HypervisorSurface {
   readonly paths: RunPaths;
   readonly resources: ResourceTable;
   definePartition(config: PartitionConfig): void;
+  /** What `definePartition` was given. Throws `unknown-partition`. */
+  partitionConfig(id: string): PartitionConfig;
   /** disk-add, serve, port-add, spawn, `ready`, then the application when asked. */
   startPartition(id: string, options: StartOptions): Promise<PartitionStatus>;
   stopPartition(id: string, options?: { timeoutMs?: number }): Promise<PartitionStatus>;
