@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { CodedError, messageOf } from '../../common/index.ts';
 
-/** Codes: `state-unreadable`, `state-newer`. */
+/** Codes: `state-unreadable`, `state-newer`, `patch-file-missing`, `bad-file-name`. */
 export class StateError extends CodedError {}
 
 const MIGRATIONS: readonly string[] = [
@@ -24,6 +24,11 @@ const MIGRATIONS: readonly string[] = [
     facts TEXT
   ) STRICT;
   CREATE INDEX journal_run ON journal (run, sequence);
+  CREATE TABLE patch (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    file TEXT NOT NULL UNIQUE,
+    row TEXT NOT NULL
+  ) STRICT;
   CREATE TABLE role (
     service TEXT PRIMARY KEY,
     active TEXT NOT NULL,

@@ -1,0 +1,194 @@
+/**
+ * What a mux or block process was told to be, so that a fresh one can be told again. Commands that set something up are
+ * remembered under a key, later commands replace or remove them; the memory is a file in the run directory, replaced as a
+ * whole, so that a restarted control process has it too. What cannot be set up again is not remembered: flows, holds and
+ * change notices of the mux, copies under way in the block process. Their runs fail and are undone.
+ */
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+
+export interface RememberedCommand {
+  readonly name: string;
+  readonly args: Readonly<Record<string, unknown>>;
+}
+
+/** What one executed command changes. Entries are replayed in ascending `rank`, then in the order of being put. */
+export interface Remembering {
+  put(key: string, rank: number, command: RememberedCommand): void;
+  get(key: string): RememberedCommand | undefined;
+  delete(key: string): void;
+  /** Every remembered command, in the order of replay. */
+  entries(): { key: string; command: RememberedCommand }[];
+}
+
+export type Remember = (name: string, args: Readonly<Record<string, unknown>>, memory: Remembering) => void;
+
+interface Entry {
+  readonly key: string;
+  readonly rank: number;
+  readonly command: RememberedCommand;
+}
+
+export class DesiredState {
+  readonly #file: string;
+  readonly #remember: Remember;
+  #entries: Entry[] = [];
+  #dirty = false;
+
+  constructor(file: string, remember: Remember) {
+    this.#file = file;
+    this.#remember = remember;
+    try {
+      this.#entries = JSON.parse(readFileSync(file, 'utf8')) as Entry[];
+    } catch {
+      this.#entries = [];
+    }
+  }
+
+  /** Call it after the command succeeded. The file follows after the current turn of the event loop. */
+  executed(name: string, args: object): void {
+    const before = this.#entries;
+    this.#remember(name, args as Record<string, unknown>, {
+      put: (key, rank, command) => {
+        const entry = { key, rank, command };
+        const at = this.#entries.findIndex((e) => e.key === key);
+        this.#entries = at === -1 ? [...this.#entries, entry] : this.#entries.with(at, entry);
+      },
+      get: (key) => this.#entries.find((e) => e.key === key)?.command,
+      delete: (key) => {
+        this.#entries = this.#entries.filter((e) => e.key !== key);
+      },
+      entries: () => this.#sorted(),
+    });
+    if (this.#entries !== before) this.#saveSoon();
+  }
+
+  commands(): RememberedCommand[] {
+    return this.#sorted().map((e) => e.command);
+  }
+
+  clear(): void {
+    this.#entries = [];
+    this.#dirty = false;
+    rmSync(this.#file, { force: true });
+  }
+
+  #sorted(): Entry[] {
+    return [...this.#entries].sort((a, b) => a.rank - b.rank);
+  }
+
+  #saveSoon(): void {
+    if (this.#dirty) return;
+    this.#dirty = true;
+    setImmediate(() => {
+      if (!this.#dirty) return;
+      this.#dirty = false;
+      try {
+        writeFileSync(`${this.#file}.new`, JSON.stringify(this.#entries), { mode: 0o600 });
+        renameSync(`${this.#file}.new`, this.#file);
+      } catch {
+        // The run directory is gone or full: the memory of this process still holds.
+      }
+    });
+  }
+}
+
+type Arguments = Readonly<Record<string, unknown>>;
+
+function withAddresses(memory: Remembering, port: string, addresses: unknown): void {
+  const key = `port ${port}`;
+  const known = memory.get(key);
+  if (known !== undefined) memory.put(key, 1, { name: known.name, args: { ...known.args, addresses } });
+}
+
+/** The mux: uplinks, ports with their addresses and state, paths, private paths, captures. */
+export const rememberMux: Remember = (name, args: Arguments, memory) => {
+  switch (name) {
+    case 'uplink-add':
+      memory.put(`uplink ${String(args['name'])}`, 0, { name, args });
+      break;
+    case 'port-add':
+      memory.put(`port ${String(args['name'])}`, 1, { name, args });
+      break;
+    case 'port-remove': {
+      const port = args['name'];
+      memory.delete(`port ${String(port)}`);
+      memory.delete(`state ${String(port)}`);
+      for (const { key, command } of memory.entries()) {
+        if ((command.name === 'path-set' || command.name === 'private-path') && command.args['port'] === port)
+          memory.delete(key);
+      }
+      break;
+    }
+    case 'port-state':
+      memory.put(`state ${String(args['name'])}`, 2, { name, args });
+      break;
+    case 'port-addresses':
+      withAddresses(memory, String(args['name']), args['addresses']);
+      break;
+    case 'path-set':
+      memory.put(`path ${String(args['address'])}`, 3, { name, args });
+      break;
+    case 'private-path':
+      if (args['port'] === null) memory.delete(`private ${String(args['probe'])}`);
+      else memory.put(`private ${String(args['probe'])}`, 3, { name, args });
+      break;
+    case 'switch': {
+      const address = String(args['address']);
+      memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: args['to'] } });
+      const addresses = (args['addresses'] ?? {}) as Record<string, string[]>;
+      for (const [port, list] of Object.entries(addresses)) withAddresses(memory, port, list);
+      break;
+    }
+    case 'capture-start':
+      memory.put(`capture ${String(args['file'])}`, 4, { name, args });
+      break;
+    case 'capture-stop':
+      for (const { key, command } of memory.entries()) {
+        if (command.name !== 'capture-start') continue;
+        if (args['file'] === undefined || command.args['file'] === args['file']) memory.delete(key);
+      }
+      break;
+    default:
+      break;
+  }
+};
+
+/** The block process: disks, fences, reverse logs, exports. Disks are fenced and logged before anybody reaches them again. */
+export const rememberBlock: Remember = (name, args: Arguments, memory) => {
+  switch (name) {
+    case 'disk-add': {
+      const { create: _create, ...again } = args;
+      memory.put(`disk ${String(args['id'])}`, 0, { name, args: again });
+      break;
+    }
+    case 'disk-remove':
+      memory.delete(`disk ${String(args['id'])}`);
+      memory.delete(`fence ${String(args['id'])}`);
+      break;
+    case 'fence':
+      if (args['mode'] === 'none') memory.delete(`fence ${String(args['id'])}`);
+      else memory.put(`fence ${String(args['id'])}`, 1, { name, args });
+      break;
+    case 'copy-cut': {
+      const mode = args['fence'];
+      if (mode === undefined || !Array.isArray(args['from'])) break;
+      for (const id of args['from'])
+        memory.put(`fence ${String(id)}`, 1, { name: 'fence', args: { id, mode } });
+      break;
+    }
+    case 'reverse-start':
+      memory.put(`reverse ${String(args['copy'])}`, 2, { name, args });
+      break;
+    case 'copy-cancel':
+      memory.delete(`reverse ${String(args['copy'])}`);
+      break;
+    case 'serve':
+      memory.put(`serve ${String(args['socket'])}`, 3, { name, args });
+      break;
+    case 'serve-stop':
+      memory.delete(`serve ${String(args['socket'])}`);
+      break;
+    default:
+      break;
+  }
+};

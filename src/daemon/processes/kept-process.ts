@@ -1,0 +1,348 @@
+/**
+ * A mux or block process that is kept: found running and adopted, or started; started again with back-off when it dies, told
+ * again what it was told (DesiredState), and offered to everybody else as one channel that outlives its restarts.
+ *
+ *   down ──start──▶ connecting ──connected, configuration replayed──▶ up ──channel closes──▶ waiting (back-off) ──▶ connecting
+ *                                                                     └──stop()──▶ stopped
+ *
+ * Calls made while it is not up wait for it, within their own time limit. A call whose answer was lost with the process is
+ * made again once when it is one that sets something up (every command is idempotent), and fails with `closed` otherwise.
+ */
+import type { ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import type { Channel, CommandMap, EventMap, ExecuteOptions } from '../../channel/index.ts';
+import { ChannelClient, ChannelError } from '../../channel/index.ts';
+import type { Log } from '../../common/index.ts';
+import { CodedError, codeOf, messageOf } from '../../common/index.ts';
+import type { DesiredState } from './desired-state.ts';
+
+/** Codes: `start-failed`. */
+export class KeptProcessError extends CodedError {}
+
+const BACK_OFF_MS = [0, 100, 300, 1000, 2000, 5000] as const;
+/** A process that lived so long starts the back-off from its beginning. */
+const HEALTHY_AFTER_MS = 30_000;
+const START_LIMIT_MS = 10_000;
+const STOP_LIMIT_MS = 5_000;
+
+export interface KeptProcessOptions {
+  /** For people: `mux process`. */
+  readonly title: string;
+  readonly socket: string;
+  /** Program and arguments. */
+  readonly command: readonly [string, ...string[]];
+  readonly pidFile: string;
+  readonly logFile: string;
+  readonly desired: DesiredState;
+  /** It ends when this process does. */
+  readonly lifeline: boolean;
+  readonly log: Log;
+  /** After a (re)start, when the configuration has been replayed. */
+  readonly onUp?: (how: 'adopted' | 'started' | 'restarted') => Promise<void> | void;
+  readonly onDown?: (reason: string) => void;
+}
+
+export interface KeptProcessStatus {
+  readonly state: 'down' | 'connecting' | 'up' | 'waiting' | 'stopped';
+  readonly pid?: number;
+  readonly restarts: number;
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+export class KeptProcess<C extends CommandMap, E extends EventMap> implements Channel<C, E> {
+  readonly #options: KeptProcessOptions;
+  readonly #listeners = new Map<string, Set<(data: never) => void>>();
+  readonly #closeListeners = new Set<(reason: string) => void>();
+  readonly #waiters = new Set<() => void>();
+  #client: ChannelClient<C, E> | undefined;
+  #child: ChildProcess | undefined;
+  #pid: number | undefined;
+  #state: KeptProcessStatus['state'] = 'down';
+  #restarts = 0;
+  #failures = 0;
+  #upSinceMs = 0;
+  #retry: NodeJS.Timeout | undefined;
+
+  constructor(options: KeptProcessOptions) {
+    this.#options = options;
+  }
+
+  /** True when a process answers at `socket` already: it will be adopted. */
+  static async answers(socket: string): Promise<boolean> {
+    try {
+      (await ChannelClient.connect(socket, 'a process')).close();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Adopts or starts it. Throws KeptProcessError `start-failed`. */
+  async start(): Promise<void> {
+    await this.#bringUp();
+  }
+
+  get closed(): boolean {
+    return this.#state === 'stopped';
+  }
+
+  status(): KeptProcessStatus {
+    const pid = this.#pid === undefined ? {} : { pid: this.#pid };
+    return { state: this.#state, ...pid, restarts: this.#restarts };
+  }
+
+  async execute<N extends keyof C & string>(
+    name: N,
+    args: C[N]['arguments'],
+    options: ExecuteOptions = {},
+  ): Promise<C[N]['result']> {
+    const untilMs = performance.now() + (options.timeoutMs ?? 10_000);
+    const left = () => Math.max(1, Math.ceil(untilMs - performance.now()));
+    for (let attempt = 1; ; attempt++) {
+      const client = await this.#connected(left());
+      try {
+        const result = await client.execute(name, args, { timeoutMs: left() });
+        this.#options.desired.executed(name, args);
+        return result;
+      } catch (error) {
+        const lost = codeOf(error) === 'closed' && this.#state !== 'stopped';
+        if (!lost || attempt > 1 || !REPEATABLE.has(name)) throw error;
+      }
+    }
+  }
+
+  on<N extends keyof E & string>(name: N, listener: (data: E[N]) => void): () => void {
+    const set = this.#listeners.get(name) ?? new Set();
+    if (!this.#listeners.has(name)) {
+      this.#listeners.set(name, set);
+      if (this.#client !== undefined) this.#subscribe(this.#client, name);
+    }
+    set.add(listener as (data: never) => void);
+    return () => set.delete(listener as (data: never) => void);
+  }
+
+  /** Called when the process is stopped for good, not at its restarts. */
+  onClose(listener: (reason: string) => void): void {
+    if (this.#state === 'stopped') listener(`the ${this.#options.title} was stopped`);
+    else this.#closeListeners.add(listener);
+  }
+
+  /** Lets go of the process without ending it. */
+  close(): void {
+    if (this.#state === 'stopped') return;
+    this.#state = 'stopped';
+    clearTimeout(this.#retry);
+    this.#client?.close();
+    for (const wake of this.#waiters) wake();
+    for (const listener of this.#closeListeners) listener(`the ${this.#options.title} was stopped`);
+  }
+
+  /** Ends the process: asks it, then SIGTERM, then SIGKILL. Afterwards no file of it is left. */
+  async stop(): Promise<void> {
+    const client = this.#client;
+    if (this.#state === 'up' && client !== undefined) {
+      this.#state = 'stopped';
+      try {
+        await client.execute('shutdown', {}, { timeoutMs: STOP_LIMIT_MS });
+      } catch (error) {
+        if (codeOf(error) !== 'closed') {
+          this.#options.log.warn(`the ${this.#options.title} did not shut down when asked`, {
+            reason: messageOf(error),
+          });
+        }
+      }
+      this.#state = 'up';
+    }
+    this.close();
+    await this.#end();
+    rmSync(this.#options.pidFile, { force: true });
+    rmSync(this.#options.socket, { force: true });
+    this.#options.desired.clear();
+  }
+
+  async #end(): Promise<void> {
+    const pid = this.#pid;
+    if (pid === undefined) return;
+    for (const signal of [undefined, 'SIGTERM', 'SIGKILL'] as const) {
+      if (signal !== undefined) {
+        if (!isAlive(pid)) return;
+        this.#options.log.warn(`the ${this.#options.title} still runs, sending ${signal}`, { pid });
+        process.kill(pid, signal);
+      }
+      const untilMs = performance.now() + (signal === undefined ? 2000 : STOP_LIMIT_MS);
+      while (performance.now() < untilMs) {
+        if (!isAlive(pid)) return;
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    }
+  }
+
+  async #connected(timeoutMs: number): Promise<ChannelClient<C, E>> {
+    const untilMs = performance.now() + timeoutMs;
+    for (;;) {
+      if (this.#state === 'stopped') {
+        throw new ChannelError('closed', `the ${this.#options.title} was stopped`);
+      }
+      if (this.#state === 'up' && this.#client !== undefined && !this.#client.closed) return this.#client;
+      const leftMs = untilMs - performance.now();
+      if (leftMs <= 0) {
+        throw new ChannelError('timeout', `the ${this.#options.title} is not up`, {
+          remedy: `see ${this.#options.logFile}`,
+        });
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(wake, leftMs);
+        const waiters = this.#waiters;
+        function wake() {
+          clearTimeout(timer);
+          waiters.delete(wake);
+          resolve();
+        }
+        waiters.add(wake);
+      });
+    }
+  }
+
+  async #bringUp(): Promise<void> {
+    const { title, socket, log } = this.#options;
+    this.#state = 'connecting';
+    const adopted = await this.#adopt();
+    if (!adopted) await this.#spawn();
+    const client = this.#client;
+    if (client === undefined || client.closed) {
+      throw new KeptProcessError('start-failed', `the ${title} went away while it started`, {
+        remedy: `see ${this.#options.logFile}`,
+      });
+    }
+    if (!adopted) {
+      for (const command of this.#options.desired.commands()) {
+        try {
+          await client.execute(command.name as keyof C & string, command.args);
+        } catch (error) {
+          log.error(`the ${title} could not be told again: ${command.name}`, { reason: messageOf(error) });
+        }
+      }
+    }
+    for (const name of this.#listeners.keys()) this.#subscribe(client, name);
+    this.#state = 'up';
+    this.#upSinceMs = performance.now();
+    log.info(`the ${title} is up`, { socket, pid: this.#pid, adopted, restarts: this.#restarts });
+    client.onClose((reason) => this.#lost(client, reason));
+    await this.#options.onUp?.(adopted ? 'adopted' : this.#restarts > 0 ? 'restarted' : 'started');
+    for (const wake of this.#waiters) wake();
+  }
+
+  async #adopt(): Promise<boolean> {
+    try {
+      this.#client = await ChannelClient.connect<C, E>(this.#options.socket, `the ${this.#options.title}`);
+    } catch {
+      return false;
+    }
+    try {
+      this.#pid = Number.parseInt(readFileSync(this.#options.pidFile, 'utf8'), 10) || undefined;
+    } catch {
+      this.#pid = undefined;
+    }
+    return true;
+  }
+
+  async #spawn(): Promise<void> {
+    const { command, logFile, lifeline, title, socket, pidFile } = this.#options;
+    const output = openSync(logFile, 'a', 0o600);
+    const child = spawn(command[0], command.slice(1), {
+      stdio: [lifeline ? 'pipe' : 'ignore', output, output],
+      detached: true,
+    });
+    closeSync(output);
+    this.#child = child;
+    this.#pid = child.pid;
+    child.unref();
+    let died: string | undefined;
+    child.once('error', (error) => {
+      died = messageOf(error);
+    });
+    child.once('exit', (code, signal) => {
+      died = signal === null ? `it exited with code ${code}` : `it was ended by ${signal}`;
+      if (this.#child === child) this.#child = undefined;
+    });
+    const untilMs = performance.now() + START_LIMIT_MS;
+    for (;;) {
+      try {
+        this.#client = await ChannelClient.connect<C, E>(socket, `the ${title}`);
+        if (child.pid !== undefined) writeFileSync(pidFile, `${child.pid}\n`, { mode: 0o600 });
+        return;
+      } catch (error) {
+        if (died !== undefined || performance.now() > untilMs) {
+          if (died === undefined) child.kill('SIGKILL');
+          const why = died ?? `it did not listen on ${socket} within ${START_LIMIT_MS} ms`;
+          throw new KeptProcessError('start-failed', `the ${title} could not be started: ${why}`, {
+            remedy: `see ${logFile}`,
+            values: { logFile },
+            cause: error,
+          });
+        }
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    }
+  }
+
+  #subscribe(client: ChannelClient<C, E>, name: string): void {
+    client.on(name as keyof E & string, (data) => {
+      for (const listener of this.#listeners.get(name) ?? []) listener(data as never);
+    });
+  }
+
+  #lost(client: ChannelClient<C, E>, reason: string): void {
+    if (this.#client !== client || this.#state === 'stopped') return;
+    this.#client = undefined;
+    this.#options.log.error(`the ${this.#options.title} is gone`, { reason });
+    this.#options.onDown?.(reason);
+    if (performance.now() - this.#upSinceMs > HEALTHY_AFTER_MS) this.#failures = 0;
+    this.#again();
+  }
+
+  #again(): void {
+    this.#state = 'waiting';
+    const delayMs = BACK_OFF_MS[Math.min(this.#failures, BACK_OFF_MS.length - 1)] ?? 0;
+    this.#failures++;
+    this.#retry = setTimeout(() => {
+      if (this.#state === 'stopped') return;
+      this.#restarts++;
+      this.#bringUp().catch((error: unknown) => {
+        this.#options.log.error(messageOf(error));
+        if (this.#state !== 'stopped') this.#again();
+      });
+    }, delayMs);
+  }
+}
+
+/** Commands that only set something up or read: made again when their answer was lost. */
+const REPEATABLE: ReadonlySet<string> = new Set([
+  'uplink-add',
+  'port-add',
+  'port-remove',
+  'port-state',
+  'port-addresses',
+  'ports',
+  'path-set',
+  'private-path',
+  'announce',
+  'flows',
+  'counters',
+  'disk-add',
+  'disk-remove',
+  'disk-status',
+  'serve',
+  'serve-stop',
+  'fence',
+  'hash',
+]);
