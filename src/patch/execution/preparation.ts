@@ -1,0 +1,267 @@
+/**
+ * Steps 701 … 709 of Fig 7: everything up to the cut, while the active partition serves. The standby is chosen before
+ * (the record names it); what happens here touches only the standby and the write log of the active's disks.
+ */
+import { join } from 'node:path';
+import type { GuestPatchResult } from '../../channel/index.ts';
+import { PATCH_PATHS } from '../../channel/index.ts';
+import { messageOf } from '../../common/index.ts';
+import type { CopyStatus } from '../../hypervisor/index.ts';
+import { diskId } from '../../hypervisor/index.ts';
+import { PatchError } from '../errors.ts';
+import { tableForGuest } from '../patch-table.ts';
+import type { RunEnvironment } from '../run/environment.ts';
+import type { RunRecord } from '../run/record.ts';
+import type { Facts, Step, StepTools } from '../run/step.ts';
+import { scanSystemDisk } from './malware.ts';
+
+const POLL_MS = 25;
+const BOOT_TIMEOUT_MS = 30_000;
+
+/** What the preparation finds out and the report shows. */
+export interface PreparationResult {
+  patchResults: GuestPatchResult[];
+  readonly hashes: Record<string, string>;
+  readonly notices: string[];
+}
+
+export function copyName(record: RunRecord): string {
+  return `${record.id}-copy`;
+}
+
+export function preparationSteps(
+  env: RunEnvironment,
+  record: RunRecord,
+  result: PreparationResult,
+): Step[] {
+  const { hypervisor, disks } = env;
+  const { from, to } = record;
+  const copy = copyName(record);
+  const bootOptions = {
+    addresses: [record.strategy === 'overlap' && record.second !== undefined ? record.second : record.address],
+    isolated: true,
+    applicationDisk: false,
+    startApplication: false,
+    timeoutMs: BOOT_TIMEOUT_MS,
+  };
+
+  return [
+    {
+      name: 'assign-standby',
+      figure: '701',
+      do: async () => {
+        hypervisor.resources.setAssigned(to, true);
+        await stopIfRunning(env, to);
+        return { standby: to };
+      },
+      undo: async () => hypervisor.resources.setAssigned(to, false),
+    },
+    {
+      name: 'check-system-disk',
+      figure: '702',
+      do: async () => {
+        const scan = await scanSystemDisk(env, from);
+        if (scan.notice !== undefined) result.notices.push(scan.notice);
+        return { scanned: scan.scanned, detail: scan.detail };
+      },
+    },
+    {
+      name: 'copy-disks',
+      figure: '703, 704',
+      do: (tools) => copyDisks(env, record, tools),
+      undo: async () => {
+        await ignoring('unknown-copy', disks.execute('copy-cancel', { copy }));
+      },
+    },
+    {
+      name: 'cut-system-disk',
+      figure: '804, 805',
+      do: () => cutSystemDisk(env, record, result),
+    },
+    {
+      name: 'copy-patch-files',
+      figure: '705',
+      do: async () => {
+        const rows = env.patches.rows();
+        const flagged = rows.filter((row) => record.patches.includes(row.file));
+        const table = tableForGuest(rows.filter((row) => row.date !== null || record.patches.includes(row.file)));
+        await hypervisor.inject(to, 'system', [
+          { path: PATCH_PATHS.table, data: Buffer.from(`${JSON.stringify(table, null, 2)}\n`) },
+          ...flagged.map((row) => ({
+            path: `${PATCH_PATHS.files}/${row.file}`,
+            data: env.patches.readFile(row.file),
+          })),
+        ]);
+        return { files: flagged.map((row) => row.file) };
+      },
+    },
+    {
+      name: 'copy-patch-script',
+      figure: '706',
+      do: async () => {
+        await hypervisor.inject(to, 'system', [{ path: PATCH_PATHS.script, data: Buffer.from(env.patchScript) }]);
+        return undefined;
+      },
+    },
+    {
+      name: 'boot-standby',
+      figure: '707',
+      do: async () => {
+        const status = await hypervisor.startPartition(to, bootOptions);
+        return { bootMs: status.guest?.bootMs, startUp: status.guest?.startUp };
+      },
+      undo: () => stopIfRunning(env, to),
+    },
+    {
+      name: 'hand-back-results',
+      figure: '1207',
+      do: async () => {
+        const { results } = await hypervisor.control(to).patchResults();
+        result.patchResults = results;
+        storeResults(env, record, results);
+        const bad = results.filter((r) => !r.ok);
+        if (bad.length > 0) {
+          throw new PatchError('patch-failed', bad.map((r) => `${r.file}: ${r.output}`).join('; '), {
+            remedy: 'the active partition goes on unchanged; correct the patch or unflag it',
+          });
+        }
+        const missing = record.patches.filter((file) => !results.some((r) => r.file === file));
+        if (missing.length > 0) {
+          throw new PatchError('patch-failed', `the standby reported no result for ${missing.join(', ')}`);
+        }
+        return { results };
+      },
+    },
+    {
+      name: 'restart-standby',
+      figure: '708',
+      do: async () => {
+        const status = await hypervisor.restartPartition(to, bootOptions);
+        return { bootMs: status.guest?.bootMs };
+      },
+    },
+    {
+      name: 'check-standby',
+      figure: '709',
+      do: async () => {
+        const status = await hypervisor.control(to).status();
+        const failed = status.startUp.filter((script) => !script.ok);
+        if (status.phase !== 'ready' || failed.length > 0) {
+          const why = failed.map((script) => `${script.script}: ${script.output}`).join('; ');
+          throw new PatchError('standby-failed', `the restarted standby is ${status.phase} ${why || status.reason || ''}`);
+        }
+        return { phase: status.phase };
+      },
+    },
+  ];
+}
+
+async function copyDisks(env: RunEnvironment, record: RunRecord, tools: StepTools): Promise<Facts> {
+  const { disks, policy } = env;
+  const { from, to } = record;
+  const roles = record.hasApplicationDisk ? (['system', 'application'] as const) : (['system'] as const);
+  await ensureTargets(env, record, roles);
+  const copy = copyName(record);
+  const startedMs = env.clock.nowMs();
+  let status: CopyStatus = await disks.execute(
+    'copy-start',
+    {
+      copy,
+      pairs: roles.map((role) => ({ from: diskId(from, role), to: diskId(to, role) })),
+      logDirectory: join(env.stateDirectory, 'write-log', record.id),
+    },
+    { timeoutMs: 30_000 },
+  );
+  while (status.phase !== 'converged') {
+    if (status.phase === 'failed' || status.phase === 'cancelled') {
+      throw new PatchError('copy-failed', `the copy ${from} → ${to} ended: ${status.reason ?? status.phase}`, {
+        remedy: 'the active partition goes on; free space or mend the disk, then run again',
+      });
+    }
+    tools.checkCancelled();
+    tools.progress({
+      done: Number(status.copied),
+      total: Number(status.total),
+      unit: 'bytes',
+      ratePerSecond: status.bytesPerSecond,
+      ...(status.etaMs === undefined ? {} : { etaMs: status.etaMs }),
+    });
+    const elapsedMs = env.clock.nowMs() - startedMs;
+    if (elapsedMs > policy.budget.copyMs) {
+      throw new PatchError(
+        'over-budget',
+        `the copy has not converged after ${Math.round(elapsedMs)} ms: ${status.delta} bytes behind, written at ${Math.round(status.writeRate)} bytes/s`,
+        { remedy: 'raise patching.budget.copyMs or run when less is written' },
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    status = await disks.execute('copy-status', { copy });
+  }
+  return { bytes: status.copied, rounds: status.rounds, bytesPerSecond: status.bytesPerSecond };
+}
+
+/** The targets exist and are as large as their sources. */
+async function ensureTargets(
+  env: RunEnvironment,
+  record: RunRecord,
+  roles: readonly ('system' | 'application')[],
+): Promise<void> {
+  const sources = await env.disks.execute('disk-status', {});
+  for (const role of roles) {
+    const source = sources.find((disk) => disk.id === diskId(record.from, role));
+    if (source === undefined) {
+      throw new PatchError('copy-failed', `the ${role} disk of ${record.from} is not served by the block process`);
+    }
+    const target = env.hypervisor.partitionConfig(record.to).disks.find((disk) => disk.role === role);
+    if (target === undefined) throw new PatchError('no-standby', `${record.to} has no ${role} disk`);
+    await env.disks.execute('disk-add', {
+      id: diskId(record.to, role),
+      path: target.path,
+      create: source.size,
+    });
+  }
+}
+
+async function cutSystemDisk(env: RunEnvironment, record: RunRecord, result: PreparationResult): Promise<Facts> {
+  const control = env.hypervisor.control(record.from);
+  const system = diskId(record.from, 'system');
+  await control.freezeFileSystems();
+  const cut = await env.disks
+    .execute('copy-cut', { copy: copyName(record), from: [system] }, { timeoutMs: 30_000 })
+    .finally(() => control.thawFileSystems());
+  try {
+    const source = await env.disks.execute('hash', { id: system, unchanged: true }, { timeoutMs: 600_000 });
+    const target = await env.disks.execute('hash', { id: diskId(record.to, 'system') }, { timeoutMs: 600_000 });
+    result.hashes[system] = source.sha256;
+    result.hashes[diskId(record.to, 'system')] = target.sha256;
+    if (source.sha256 !== target.sha256) {
+      throw new PatchError('copy-failed', `the copy of ${system} differs from it: ${target.sha256} instead of ${source.sha256}`);
+    }
+  } catch (error) {
+    if (error instanceof PatchError) throw error;
+    result.notices.push(`the copy of ${system} was not proven by hash: ${messageOf(error)}`);
+  }
+  return { deltaBytes: cut.disks.map((d) => d.deltaBytes), sequence: cut.disks.map((d) => d.sequence) };
+}
+
+function storeResults(env: RunEnvironment, record: RunRecord, results: readonly GuestPatchResult[]): void {
+  for (const row of env.patches.rows()) {
+    const found = results.find((r) => r.file === row.file);
+    if (found === undefined || !record.patches.includes(row.file)) continue;
+    env.patches.put({ ...row, result: { ok: found.ok, at: found.at, output: found.output } });
+  }
+}
+
+export async function stopIfRunning(env: RunEnvironment, id: string): Promise<void> {
+  const status = await env.hypervisor.partitionStatus(id);
+  if (status.state === 'running' || status.state === 'starting') await env.hypervisor.stopPartition(id);
+}
+
+/** For commands that find nothing left to do. */
+async function ignoring(code: string, work: Promise<unknown>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if ((error as { code?: string }).code !== code) throw error;
+  }
+}

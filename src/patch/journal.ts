@@ -1,0 +1,50 @@
+/**
+ * The journal of a run: what was about to be done, what was done, and with what facts. An entry is durable before the
+ * thing it announces is begun; after a crash the run is resumed or undone from the journal alone.
+ */
+export const JOURNAL_KINDS = [
+  'run-begun',
+  'step-begun',
+  'step-done',
+  'step-failed',
+  'undo-begun',
+  'undo-done',
+  'phase',
+] as const;
+export type JournalKind = (typeof JOURNAL_KINDS)[number];
+
+export interface JournalEntry {
+  readonly runId: string;
+  readonly kind: JournalKind;
+  /** Step name, or for `phase` the phase entered. */
+  readonly name: string;
+  /** Milliseconds since 1970. */
+  readonly atMs: number;
+  /** JSON-able facts that later steps or an undo need. */
+  readonly facts?: Readonly<Record<string, unknown>>;
+}
+
+export interface Journal {
+  /** Returns when the entry is durable. */
+  append(entry: JournalEntry): void;
+  /** In the order of appending. */
+  read(runId: string): JournalEntry[];
+  /** Run ids, oldest first. */
+  runs(): string[];
+}
+
+export class MemoryJournal implements Journal {
+  readonly #entries: JournalEntry[] = [];
+
+  append(entry: JournalEntry): void {
+    this.#entries.push(structuredClone(entry));
+  }
+
+  read(runId: string): JournalEntry[] {
+    return this.#entries.filter((entry) => entry.runId === runId);
+  }
+
+  runs(): string[] {
+    return [...new Set(this.#entries.map((entry) => entry.runId))];
+  }
+}

@@ -1,0 +1,52 @@
+import type { Clock, Log } from '../../common/index.ts';
+import type { DisksClient, HypervisorSurface, MuxClient } from '../../hypervisor/index.ts';
+import type { Journal } from '../journal.ts';
+import type { PatchTableStore } from '../patch-table.ts';
+import type { HealthCheck, PatchingPolicy, ServiceSpec } from '../policy.ts';
+
+/** Answer of one health check. */
+export interface ProbeAnswer {
+  readonly ok: boolean;
+  readonly durationMs: number;
+  /** Status line, or why there was no answer. */
+  readonly detail: string;
+  /** Source port that the probe used: the flow can be looked up at the mux. */
+  readonly localPort: number;
+}
+
+/**
+ * The product's own client: a small stack at a port of the mux of its own. It asks as a client on the uplink's segment
+ * would, or over the private path a partition that is still isolated.
+ */
+export interface ServiceProbe {
+  check(address: string, health: HealthCheck): Promise<ProbeAnswer>;
+  /** The probe's address, text form. */
+  readonly address: string;
+  /** Name of its port at the mux. */
+  readonly port: string;
+}
+
+/** Which partition serves; kept by the daemon, durable when a call returns. */
+export interface RoleStore {
+  active(service: string): string;
+  setActive(service: string, partition: string): void;
+}
+
+/** Everything a run acts on. */
+export interface RunEnvironment {
+  readonly hypervisor: HypervisorSurface;
+  readonly mux: MuxClient;
+  readonly disks: DisksClient;
+  readonly probe: ServiceProbe;
+  readonly journal: Journal;
+  readonly patches: PatchTableStore;
+  readonly roles: RoleStore;
+  readonly policy: PatchingPolicy;
+  readonly services: readonly ServiceSpec[];
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Folder below which write logs and evidence are kept. */
+  readonly stateDirectory: string;
+  /** Text of the patch execution script (706). */
+  readonly patchScript: string;
+}
