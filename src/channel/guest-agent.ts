@@ -134,11 +134,11 @@ export interface GuestCommands extends CommandMap {
   /** Undo of quiesce: connections are read again. */
   'changeover-resume': { arguments: object; result: object };
   /**
-   * Takes the idle (frozen) connections out of the stack; what arrives for them afterwards is dropped without an answer.
+   * Takes the idle (frozen) connections (with `flows`: only those of them) out of the stack; what arrives for them afterwards is dropped without an answer.
    * Waits for the barrier frame `barrier` (see the mux) when given, so that nothing is still on its way in.
    */
   'changeover-connections-export': {
-    arguments: { barrier?: number; timeoutMs?: number };
+    arguments: { barrier?: number; timeoutMs?: number; flows?: FlowName[] };
     result: { connections: ConnectionState[] };
   };
   /** Puts connections of the same service address into the stack and hands them to the application as accepted. */

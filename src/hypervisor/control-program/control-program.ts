@@ -156,7 +156,7 @@ export class ControlProgram {
   }
 
   exportConnections(
-    options: { barrier?: number; timeoutMs?: number } = {},
+    options: { barrier?: number; timeoutMs?: number; flows?: FlowName[] } = {},
   ): Promise<{ connections: ConnectionState[] }> {
     return this.execute(
       'changeover-connections-export',

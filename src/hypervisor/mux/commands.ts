@@ -64,15 +64,17 @@ export interface MuxCommands extends CommandMap {
   /** Frames pass between a probe port and a partition port although the latter is isolated; null ends it. */
   'private-path': { arguments: { probe: string; port: string | null }; result: object };
   /**
-   * Packets to `address` wait: those of flows unknown so far, or (`scope: all`) every one, except flows in `except`.
+   * Packets to `address` wait: those of flows unknown so far, or (`scope: all`) every one, except flows in `except`, or
+   * (`scope: flows`) only those of `flows`, which are known and about to be handed over.
    * With `barrier` the mux then sends the barrier frame (ethertype 0x88B5, payload: 32-bit big-endian token) to the port
    * that had the path: nothing that is being held can still reach it after that frame. Repeating with a wider scope extends it.
    */
   'hold-start': {
     arguments: {
       address: string;
-      scope: 'new-flows' | 'all';
+      scope: 'new-flows' | 'all' | 'flows';
       except?: FlowName[];
+      flows?: FlowName[];
       barrier?: number;
       limits?: HoldLimits;
     };
