@@ -1,0 +1,20 @@
+#!/bin/sh
+# Compiles the addon with the system's C compiler: ./build.sh → build/tap_tun.node. CC and CFLAGS are honoured.
+set -eu
+cd "$(dirname "$0")"
+for headers in node_modules/node-api-headers/include ../node_modules/node-api-headers/include; do
+  [ -f "$headers/node_api.h" ] && break
+done
+if [ ! -f "$headers/node_api.h" ]; then
+  echo "tap-tun: node-api-headers is not installed. Run 'npm ci' first." >&2
+  exit 1
+fi
+if ! command -v "${CC:-cc}" >/dev/null 2>&1; then
+  echo "tap-tun: no C compiler '${CC:-cc}'. Install one: apt-get install gcc libc6-dev" >&2
+  exit 1
+fi
+mkdir -p build
+# Into a temporary name first: a process that has the old addon loaded keeps it intact.
+"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra ${CFLAGS:-} -fPIC -shared -fvisibility=hidden -pthread -isystem "$headers" \
+  -o build/tap_tun.node.new src/native/addon.c src/native/open.c
+mv build/tap_tun.node.new build/tap_tun.node
