@@ -1,3 +1,4 @@
 export * from './iface/index.ts';
 export * from './link/index.ts';
+export * from './send/index.ts';
 export * from './wire/index.ts';

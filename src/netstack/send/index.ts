@@ -1,0 +1,2 @@
+export * from './change-notice.ts';
+export * from './packet-send-program.ts';

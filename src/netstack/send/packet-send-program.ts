@@ -1,0 +1,61 @@
+/**
+ * The packet send program [2305]: the one path by which everything a stack emits reaches its link (Fig 24).
+ * 2401 the packet is made by the caller · 2402 is a change notice set? · 2403 the packet change program · 2404 transmit.
+ * Without a notice the cost is one comparison with null.
+ */
+import type { LinkDevice } from '../link/index.ts';
+import type { ChangeNotice } from './change-notice.ts';
+
+export class PacketSendProgram {
+  readonly #link: LinkDevice;
+  #notice: ChangeNotice | null = null;
+  #sent = 0;
+  #refused = 0;
+
+  constructor(link: LinkDevice) {
+    this.#link = link;
+  }
+
+  get notice(): ChangeNotice | null {
+    return this.#notice;
+  }
+
+  /** 2204: from the next packet on, the notice holds. It replaces one that was set. */
+  setNotice(notice: ChangeNotice): void {
+    this.#notice = notice;
+  }
+
+  /** All old requests have been processed. */
+  cancelNotice(): void {
+    this.#notice = null;
+  }
+
+  /** Packets given to the link, and packets the link had no room for. */
+  get counters(): { readonly sent: number; readonly refused: number } {
+    return { sent: this.#sent, refused: this.#refused };
+  }
+
+  /**
+   * Sends one packet; it may be changed in place. False when the link is full: the caller has to make it anew, since a
+   * changed packet is no longer its own. A packet that would announce the notice's first address is swallowed.
+   */
+  send(buffer: Uint8Array, offset: number, length: number): boolean {
+    const notice = this.#notice;
+    if (notice !== null && !notice.rewriteOutbound(buffer, offset, length)) {
+      if (notice.announcesFirst(buffer, offset, length)) {
+        notice.counters.announcementsRefused++;
+        return true;
+      }
+    }
+    if (this.#link.transmit(buffer, offset, length)) {
+      this.#sent++;
+      return true;
+    }
+    this.#refused++;
+    return false;
+  }
+
+  flush(): void {
+    this.#link.flush();
+  }
+}
