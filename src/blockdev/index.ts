@@ -1,0 +1,4 @@
+export * from './device.ts';
+export * from './filter/index.ts';
+export * from './range.ts';
+export * from './store/index.ts';

@@ -1,0 +1,4 @@
+export * from './file-lock.ts';
+export * from './file-store.ts';
+export * from './inline-budget.ts';
+export * from './memory-store.ts';
