@@ -1,0 +1,1 @@
+export { type NbdCounters, NbdServer, NbdServerError, type NbdServerOptions } from './server.ts';

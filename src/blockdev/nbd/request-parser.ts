@@ -1,0 +1,165 @@
+/**
+ * Requests out of a byte stream, incrementally (specification: "Transmission phase", "Request message").
+ *
+ * A chunk from the socket is parsed where it lies. The payload of a write that lies in one chunk is handed out as a view of
+ * it; only one that spans chunks is gathered into a pool buffer, so that no payload is copied twice. The sink tells through
+ * `stalled` when no further request may be taken: then the chunk is kept and `resume` goes on where it stopped.
+ */
+import type { BufferPool } from './buffer-pool.ts';
+import { NBD_CMD_WRITE, NBD_MAX_PAYLOAD, NBD_REQUEST_MAGIC, REQUEST_SIZE } from './protocol.ts';
+
+const FLAGS_AT = 4;
+const TYPE_AT = 6;
+const COOKIE_AT = 8;
+const OFFSET_AT = 16;
+const LENGTH_AT = 24;
+
+/** A write with a longer payload than this ends the connection: skipping it would cost more than it is worth. */
+export const PAYLOAD_SKIP_LIMIT = 2 * NBD_MAX_PAYLOAD;
+
+export interface RequestSink {
+  readonly stalled: boolean;
+  /**
+   * One request. `payload` is set for a write of at most NBD_MAX_PAYLOAD bytes; `owner`, where set, is the pool buffer
+   * behind it, to be released when the payload is no longer needed.
+   */
+  request(
+    type: number,
+    flags: number,
+    cookie: bigint,
+    offset: bigint,
+    length: number,
+    payload: Buffer | undefined,
+    owner: Buffer | undefined,
+  ): void;
+  /** The stream is no longer understood: nothing more is parsed. */
+  malformed(reason: 'bad-request-magic' | 'payload-too-long'): void;
+}
+
+export class RequestParser {
+  readonly #sink: RequestSink;
+  readonly #pool: BufferPool;
+  #chunk: Buffer | undefined;
+  #at = 0;
+  #stopped = false;
+  /** A header that began at the end of a chunk. */
+  readonly #head = Buffer.alloc(REQUEST_SIZE);
+  #headLength = 0;
+  /** The write whose payload is being gathered or skipped. */
+  #type = 0;
+  #flags = 0;
+  #cookie = 0n;
+  #offset = 0n;
+  #length = 0;
+  #gather: Buffer | undefined;
+  #missing = 0;
+
+  constructor(sink: RequestSink, pool: BufferPool) {
+    this.#sink = sink;
+    this.#pool = pool;
+  }
+
+  /** Whether a chunk is kept that was not parsed to its end. */
+  get holding(): boolean {
+    return this.#chunk !== undefined;
+  }
+
+  /** Takes a chunk; only when nothing is held. */
+  push(chunk: Buffer): void {
+    if (this.#stopped) return;
+    this.#chunk = chunk;
+    this.#at = 0;
+    this.resume();
+  }
+
+  /** Parses on until the chunk is used up or the sink stalls. */
+  resume(): void {
+    while (!this.#stopped && this.#chunk !== undefined) {
+      if (this.#missing > 0) this.#fill();
+      else if (this.#sink.stalled) return;
+      else this.#header(this.#chunk);
+      if (this.#chunk !== undefined && this.#at === this.#chunk.length && this.#missing === 0) {
+        this.#chunk = undefined;
+      }
+    }
+  }
+
+  /** Forgets what is held; nothing more is parsed. */
+  stop(): void {
+    this.#stopped = true;
+    this.#chunk = undefined;
+    if (this.#gather !== undefined) this.#pool.release(this.#gather);
+    this.#gather = undefined;
+  }
+
+  #header(chunk: Buffer): void {
+    let head = chunk;
+    let at = this.#at;
+    const available = chunk.length - at;
+    if (this.#headLength > 0 || available < REQUEST_SIZE) {
+      const taken = Math.min(REQUEST_SIZE - this.#headLength, available);
+      chunk.copy(this.#head, this.#headLength, at, at + taken);
+      this.#headLength += taken;
+      this.#at += taken;
+      // A wrong magic is told at once: a peer that speaks something else may never send 28 bytes.
+      if (this.#headLength >= 4 && this.#head.readUInt32BE(0) !== NBD_REQUEST_MAGIC) this.#fail();
+      if (this.#headLength < REQUEST_SIZE || this.#stopped) return;
+      this.#headLength = 0;
+      head = this.#head;
+      at = 0;
+    } else {
+      if (chunk.readUInt32BE(at) !== NBD_REQUEST_MAGIC) {
+        this.#fail();
+        return;
+      }
+      this.#at += REQUEST_SIZE;
+    }
+    const flags = head.readUInt16BE(at + FLAGS_AT);
+    const type = head.readUInt16BE(at + TYPE_AT);
+    const cookie = head.readBigUInt64BE(at + COOKIE_AT);
+    const offset = head.readBigUInt64BE(at + OFFSET_AT);
+    const length = head.readUInt32BE(at + LENGTH_AT);
+    if (type !== NBD_CMD_WRITE || length === 0) {
+      this.#sink.request(type, flags, cookie, offset, length, undefined, undefined);
+      return;
+    }
+    if (length > PAYLOAD_SKIP_LIMIT) {
+      this.stop();
+      this.#sink.malformed('payload-too-long');
+      return;
+    }
+    if (length <= NBD_MAX_PAYLOAD && chunk.length - this.#at >= length) {
+      const payload = chunk.subarray(this.#at, this.#at + length);
+      this.#at += length;
+      this.#sink.request(type, flags, cookie, offset, length, payload, undefined);
+      return;
+    }
+    this.#type = type;
+    this.#flags = flags;
+    this.#cookie = cookie;
+    this.#offset = offset;
+    this.#length = length;
+    this.#missing = length;
+    this.#gather = length <= NBD_MAX_PAYLOAD ? this.#pool.acquire(length) : undefined;
+    if (this.#at === chunk.length) this.#chunk = undefined;
+  }
+
+  #fill(): void {
+    const chunk = this.#chunk!;
+    const taken = Math.min(this.#missing, chunk.length - this.#at);
+    const gather = this.#gather;
+    if (gather !== undefined) chunk.copy(gather, this.#length - this.#missing, this.#at, this.#at + taken);
+    this.#at += taken;
+    this.#missing -= taken;
+    if (this.#at === chunk.length) this.#chunk = undefined;
+    if (this.#missing > 0) return;
+    this.#gather = undefined;
+    const payload = gather?.subarray(0, this.#length);
+    this.#sink.request(this.#type, this.#flags, this.#cookie, this.#offset, this.#length, payload, gather);
+  }
+
+  #fail(): void {
+    this.stop();
+    this.#sink.malformed('bad-request-magic');
+  }
+}

@@ -1,0 +1,233 @@
+/**
+ * One client of the server: handshake → transmission → draining → gone.
+ *
+ *   handshake     bytes go to ServerHandshake; must be over within `handshakeTimeoutMs`
+ *   preparing     the export was chosen; requests of a connection to the same device that broke are awaited first, so that a
+ *                 client that comes back and sends them again cannot be overtaken by its own past
+ *   transmission  bytes go to RequestParser; the stream is paused while the parser holds a chunk
+ *   draining      no request is taken; what is in flight is answered, then the stream is ended
+ *   gone          the stream is closed; `idle` tells when the device is no longer touched
+ */
+import type { Duplex } from 'node:stream';
+import type { Clock, Timer } from '../../common/index.ts';
+import type { Device } from '../device.ts';
+import type { BufferPool } from './buffer-pool.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { RequestParser } from './request-parser.ts';
+import type { ExportTable } from './server-export.ts';
+import type { HandshakeEnd, Negotiated } from './server-handshake.ts';
+import { ServerHandshake } from './server-handshake.ts';
+import type { TransmissionCounters, TransmissionLimits } from './transmission-server.ts';
+import { TransmissionServer } from './transmission-server.ts';
+
+export interface ConnectionLimits extends TransmissionLimits {
+  readonly handshakeTimeoutMs: number;
+  /** How long a client may take to accept the last replies of a connection that is being closed. */
+  readonly lingerMs: number;
+}
+
+export type ConnectionEnd =
+  | HandshakeEnd
+  | 'handshake-timeout'
+  | 'handshake-backlog'
+  | 'handshake-cut'
+  | 'disconnected'
+  | 'bad-request-magic'
+  | 'payload-too-long'
+  | 'peer-closed'
+  | 'stream-error'
+  | 'closed-by-server';
+
+export interface ConnectionContext {
+  readonly exports: ExportTable;
+  readonly limits: ConnectionLimits;
+  readonly counters: TransmissionCounters;
+  readonly pool: BufferPool;
+  readonly clock: Clock;
+  /** Resolves when no connection that is gone has requests to `device` in flight. */
+  settled(device: Device): Promise<void>;
+  /** Called once. */
+  ended(connection: ServerConnection, reason: ConnectionEnd): void;
+}
+
+const HANDSHAKE_BACKLOG = 1024 * 1024;
+
+export class ServerConnection {
+  readonly #stream: Duplex;
+  readonly #context: ConnectionContext;
+  readonly #timer: Timer;
+  #linger: Timer | undefined;
+  #handshake: ServerHandshake | undefined;
+  #negotiated: Negotiated | undefined;
+  #transmission: TransmissionServer | undefined;
+  #parser: RequestParser | undefined;
+  #writer: ReplyWriter | undefined;
+  #early: Buffer[] = [];
+  #inputEnded = false;
+  #draining: ConnectionEnd | undefined;
+  #gone = false;
+  readonly #idleWaiters: (() => void)[] = [];
+
+  constructor(stream: Duplex, context: ConnectionContext) {
+    this.#stream = stream;
+    this.#context = context;
+    this.#handshake = new ServerHandshake(context.exports, (bytes) => stream.write(bytes));
+    this.#timer = context.clock.after(context.limits.handshakeTimeoutMs, () =>
+      this.#end('handshake-timeout'),
+    );
+    stream.on('data', (chunk: Buffer) => this.#data(chunk));
+    stream.on('drain', () => this.#resume());
+    stream.on('end', () => this.#inputEnd());
+    stream.on('error', () => this.#end('stream-error'));
+    stream.on('close', () => this.#end('peer-closed'));
+    this.#handshake.greet();
+  }
+
+  /** The device this connection uses, once an export was chosen. */
+  get device(): Device | undefined {
+    return this.#negotiated?.device;
+  }
+
+  get exportName(): string | undefined {
+    return this.#negotiated?.exportName;
+  }
+
+  get gone(): boolean {
+    return this.#gone;
+  }
+
+  /** Requests the device works on. */
+  get inFlight(): number {
+    return this.#transmission?.inFlight ?? 0;
+  }
+
+  /** Resolves when the device is not and will not be touched by this connection. Call after `drain`, or when gone. */
+  idle(): Promise<void> {
+    if (this.inFlight === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#idleWaiters.push(resolve);
+    });
+  }
+
+  /** Takes no further request, answers what is in flight, then closes. */
+  drain(reason: ConnectionEnd = 'closed-by-server'): void {
+    if (this.#gone || this.#draining !== undefined) return;
+    this.#draining = reason;
+    this.#early = [];
+    if (this.#transmission === undefined) {
+      this.#end(reason);
+      return;
+    }
+    this.#parser?.stop();
+    this.#stream.resume();
+    this.#finishDrain();
+  }
+
+  #data(chunk: Buffer): void {
+    if (this.#gone || this.#draining !== undefined) return;
+    if (this.#parser !== undefined) {
+      this.#parse(this.#parser, chunk);
+      return;
+    }
+    if (this.#handshake === undefined) {
+      // Preparing: the client may send requests before it has seen the acknowledgement; they wait.
+      this.#early.push(chunk);
+      this.#stream.pause();
+      return;
+    }
+    const outcome = this.#handshake.push(chunk);
+    if (outcome.state === 'closed') {
+      this.#endAfterReplies(outcome.reason);
+    } else if (outcome.state === 'transmission') {
+      this.#handshake = undefined;
+      this.#timer.cancel();
+      this.#negotiated = outcome.negotiated;
+      if (outcome.rest.length > 0) this.#early.push(outcome.rest);
+      this.#stream.pause();
+      void this.#context
+        .settled(outcome.negotiated.device)
+        .then(() => this.#transmit(outcome.negotiated, outcome.answer));
+    } else if (this.#stream.writableLength > HANDSHAKE_BACKLOG) {
+      this.#end('handshake-backlog');
+    }
+  }
+
+  #transmit(negotiated: Negotiated, answer: Buffer): void {
+    if (this.#gone || this.#draining !== undefined) return;
+    const { pool, limits, counters, exports } = this.#context;
+    if (exports.find(negotiated.exportName)?.device !== negotiated.device) {
+      this.#end('closed-by-server');
+      return;
+    }
+    this.#stream.write(answer);
+    this.#writer = new ReplyWriter(this.#stream, pool);
+    this.#transmission = new TransmissionServer(negotiated, this.#writer, pool, limits, counters, {
+      settled: () => this.#settled(),
+      disconnect: () => this.drain('disconnected'),
+      malformed: (reason) => this.drain(reason as ConnectionEnd),
+    });
+    const parser = new RequestParser(this.#transmission, pool);
+    this.#parser = parser;
+    const early = Buffer.concat(this.#early);
+    this.#early = [];
+    if (early.length > 0) this.#parse(parser, early);
+    if (!parser.holding) this.#stream.resume();
+  }
+
+  #parse(parser: RequestParser, chunk: Buffer | undefined): void {
+    this.#writer!.hold();
+    if (chunk === undefined) parser.resume();
+    else parser.push(chunk);
+    this.#writer!.release();
+    if (parser.holding) this.#stream.pause();
+    else if (this.#inputEnded) this.drain('peer-closed');
+  }
+
+  /** Goes on where the parser stalled. */
+  #resume(): void {
+    const parser = this.#parser;
+    if (parser === undefined || !parser.holding || this.#gone || this.#draining !== undefined) return;
+    if (this.#transmission!.stalled) return;
+    this.#parse(parser, undefined);
+    if (!parser.holding) this.#stream.resume();
+  }
+
+  #settled(): void {
+    if (this.inFlight === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve();
+    if (this.#gone) return;
+    if (this.#draining !== undefined) this.#finishDrain();
+    else this.#resume();
+  }
+
+  #inputEnd(): void {
+    this.#inputEnded = true;
+    if (this.#parser === undefined) this.#end('handshake-cut');
+    else if (!this.#parser.holding) this.drain('peer-closed');
+  }
+
+  #finishDrain(): void {
+    if (this.inFlight > 0 || this.#linger !== undefined) return;
+    this.#endAfterReplies(this.#draining!);
+  }
+
+  /** Ends the stream behind the replies that are queued; a client that does not take them is cut off. */
+  #endAfterReplies(reason: ConnectionEnd): void {
+    this.#draining = reason;
+    this.#timer.cancel();
+    this.#writer?.flush();
+    this.#linger = this.#context.clock.after(this.#context.limits.lingerMs, () => this.#end(reason));
+    this.#stream.end(() => this.#end(reason));
+  }
+
+  #end(reason: ConnectionEnd): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.#timer.cancel();
+    this.#linger?.cancel();
+    this.#parser?.stop();
+    this.#writer?.close();
+    this.#early = [];
+    this.#stream.destroy();
+    this.#context.ended(this, this.#draining ?? reason);
+  }
+}

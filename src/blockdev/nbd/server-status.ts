@@ -1,0 +1,71 @@
+/** Answers to NBD_CMD_BLOCK_STATUS: runs of status flags of one metadata context. */
+import type { Device } from '../device.ts';
+import { BASE_ALLOCATION, NBD_STATE_HOLE, NBD_STATE_ZERO, WRITTEN_SINCE_WRITTEN } from './protocol.ts';
+
+export interface StatusRun {
+  length: number;
+  readonly flags: number;
+}
+
+/** An answer has at most this many runs; the client asks on from where it ends. */
+export const STATUS_RUN_LIMIT = 8192;
+
+interface Piece {
+  readonly offset: bigint;
+  readonly length: bigint;
+  readonly flags: number;
+}
+
+async function pieces(device: Device, context: string, offset: bigint, length: bigint): Promise<Piece[]> {
+  if (context === BASE_ALLOCATION) {
+    const extents = await device.extents(offset, length);
+    return extents.map((extent) => ({
+      offset: extent.offset,
+      length: extent.length,
+      flags: (extent.hole ? NBD_STATE_HOLE : 0) | (extent.zero ? NBD_STATE_ZERO : 0),
+    }));
+  }
+  const extents = (await device.writtenSince?.(offset, length)) ?? [];
+  return extents.map((extent) => ({
+    offset: extent.offset,
+    length: extent.length,
+    flags: extent.written ? WRITTEN_SINCE_WRITTEN : 0,
+  }));
+}
+
+/**
+ * Status of [offset, offset + length) in `context`: at least one run, adjacent runs differ, none reaches beyond the range;
+ * exactly one when `one` is set. May end early (the protocol allows it), never late.
+ */
+export async function contextRuns(
+  device: Device,
+  context: string,
+  offset: bigint,
+  length: number,
+  one: boolean,
+): Promise<StatusRun[]> {
+  const runs: StatusRun[] = [];
+  const end = offset + BigInt(length);
+  for (let at = offset; at < end; ) {
+    const before = at;
+    for (const piece of await pieces(device, context, at, end - at)) {
+      const until = piece.offset + piece.length < end ? piece.offset + piece.length : end;
+      if (piece.offset > at || until <= at) continue;
+      const last = runs.at(-1);
+      if (last !== undefined && last.flags === piece.flags) last.length += Number(until - at);
+      else if (one && runs.length === 1) return runs;
+      else if (runs.length === STATUS_RUN_LIMIT) return runs;
+      else runs.push({ length: Number(until - at), flags: piece.flags });
+      at = until;
+    }
+    // Nothing told about what stands here: data, as far as is known; for any other context "written".
+    if (at === before) {
+      const flags = context === BASE_ALLOCATION ? 0 : WRITTEN_SINCE_WRITTEN;
+      const last = runs.at(-1);
+      if (last !== undefined && last.flags === flags) last.length += Number(end - at);
+      else if (last === undefined || !one) runs.push({ length: Number(end - at), flags });
+      return runs;
+    }
+  }
+  return runs;
+}

@@ -1,0 +1,500 @@
+/**
+ * Server side of the transmission phase for one connection: from a parsed request to the device and back.
+ *
+ * Order: every request is started in the order of its arrival; those that the device answers synchronously are answered at
+ * once, the others when they complete, in any order. In-flight requests are bounded by count and bytes, and so are replies
+ * that the client does not take: beyond either bound `stalled` is true and the parser takes no further request.
+ * A payload buffer belongs to its request until the device has taken it, a reply buffer to the writer from `append` on.
+ */
+import { messageOf } from '../../common/index.ts';
+import type { Device, Extent } from '../device.ts';
+import { DeviceError } from '../device.ts';
+import type { BufferPool } from './buffer-pool.ts';
+import { nbdErrorOf } from './errno.ts';
+import * as nbd from './protocol.ts';
+import type { ReplyWriter } from './reply-writer.ts';
+import { emitChunkHeader, emitSimpleReply, SLAB_REPLY_LIMIT } from './reply-writer.ts';
+import type { RequestSink } from './request-parser.ts';
+import type { MetaContext } from './server-export.ts';
+import type { Negotiated } from './server-handshake.ts';
+import { contextRuns } from './server-status.ts';
+
+export interface TransmissionLimits {
+  /** Requests of one connection that the device works on. */
+  readonly inFlightRequests: number;
+  /** Bytes they read and write. */
+  readonly inFlightBytes: number;
+  /** Bytes of replies the client has not taken. */
+  readonly replyBacklog: number;
+}
+
+/** What a connection counts; added up by the server. */
+export interface TransmissionCounters {
+  reads: number;
+  writes: number;
+  flushes: number;
+  trims: number;
+  writeZeroes: number;
+  blockStatus: number;
+  caches: number;
+  bytesRead: number;
+  bytesWritten: number;
+  /** Requests answered with an error of the device. */
+  deviceErrors: number;
+  /** Requests that were against the protocol or the export's limits. */
+  refusedRequests: number;
+}
+
+export const newCounters = (): TransmissionCounters => ({
+  reads: 0,
+  writes: 0,
+  flushes: 0,
+  trims: 0,
+  writeZeroes: 0,
+  blockStatus: 0,
+  caches: 0,
+  bytesRead: 0,
+  bytesWritten: 0,
+  deviceErrors: 0,
+  refusedRequests: 0,
+});
+
+export interface TransmissionEvents {
+  /** A request was completed or refused, below the bounds again perhaps. */
+  settled(): void;
+  /** NBD_CMD_DISC came. */
+  disconnect(): void;
+  malformed(reason: string): void;
+}
+
+/** Reads of at least this many bytes look for holes first. */
+const HOLES_FROM = 128 * 1024;
+/** NBD_CMD_CACHE reads at most so much: it is advice. */
+const CACHE_LIMIT = 64n * 1024n * 1024n;
+const CACHE_STEP = 1024 * 1024;
+
+const { NBD_CMD_FLAG_FUA: FUA, NBD_CMD_FLAG_NO_HOLE: NO_HOLE, NBD_CMD_FLAG_DF: DF } = nbd;
+const { NBD_CMD_FLAG_REQ_ONE: REQ_ONE, NBD_CMD_FLAG_FAST_ZERO: FAST_ZERO } = nbd;
+
+/** Flags a command may carry; FUA is accepted on all, as the specification asks. */
+const ALLOWED_FLAGS: Readonly<Record<number, number>> = {
+  [nbd.NBD_CMD_READ]: FUA | DF,
+  [nbd.NBD_CMD_WRITE]: FUA,
+  [nbd.NBD_CMD_DISC]: FUA,
+  [nbd.NBD_CMD_FLUSH]: FUA,
+  [nbd.NBD_CMD_TRIM]: FUA,
+  [nbd.NBD_CMD_CACHE]: FUA,
+  [nbd.NBD_CMD_WRITE_ZEROES]: FUA | NO_HOLE | FAST_ZERO,
+  [nbd.NBD_CMD_BLOCK_STATUS]: FUA | REQ_ONE,
+};
+
+interface Refusal {
+  readonly error: number;
+  readonly message: string;
+}
+const refuse = (error: number, message: string): Refusal => ({ error, message });
+
+const REFUSED_TYPE = refuse(nbd.NBD_EINVAL, 'unknown command');
+const REFUSED_FLAGS = refuse(nbd.NBD_EINVAL, 'flag not allowed with this command');
+const REFUSED_DF = refuse(nbd.NBD_EINVAL, 'NBD_CMD_FLAG_DF needs structured replies');
+const REFUSED_LENGTH = refuse(nbd.NBD_EINVAL, `more than ${nbd.NBD_MAX_PAYLOAD} bytes`);
+const REFUSED_EMPTY_STATUS = refuse(nbd.NBD_EINVAL, 'block status of no bytes');
+const REFUSED_CONTEXT = refuse(nbd.NBD_EINVAL, 'no metadata context was negotiated');
+const REFUSED_RANGE = refuse(nbd.NBD_EINVAL, 'beyond the end of the export');
+const REFUSED_RANGE_WRITE = refuse(nbd.NBD_ENOSPC, 'beyond the end of the export');
+const REFUSED_READ_ONLY = refuse(nbd.NBD_EPERM, 'the export is read-only');
+const REFUSED_TRIM = refuse(nbd.NBD_EINVAL, 'NBD_CMD_TRIM was not offered');
+const REFUSED_ZEROES = refuse(nbd.NBD_EINVAL, 'NBD_CMD_WRITE_ZEROES was not offered');
+const REFUSED_FAST = refuse(nbd.NBD_ENOTSUP, 'no fast way to write zeroes');
+
+export class TransmissionServer implements RequestSink {
+  readonly #device: Device;
+  readonly #size: bigint;
+  readonly #structured: boolean;
+  readonly #contexts: readonly MetaContext[];
+  readonly #writer: ReplyWriter;
+  readonly #pool: BufferPool;
+  readonly #limits: TransmissionLimits;
+  readonly #counters: TransmissionCounters;
+  readonly #events: TransmissionEvents;
+  #inFlight = 0;
+  #inFlightBytes = 0;
+
+  constructor(
+    negotiated: Negotiated,
+    writer: ReplyWriter,
+    pool: BufferPool,
+    limits: TransmissionLimits,
+    counters: TransmissionCounters,
+    events: TransmissionEvents,
+  ) {
+    this.#device = negotiated.device;
+    this.#size = negotiated.device.size;
+    this.#structured = negotiated.structuredReplies;
+    this.#contexts = negotiated.contexts;
+    this.#writer = writer;
+    this.#pool = pool;
+    this.#limits = limits;
+    this.#counters = counters;
+    this.#events = events;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  get stalled(): boolean {
+    return (
+      this.#inFlight >= this.#limits.inFlightRequests ||
+      this.#inFlightBytes >= this.#limits.inFlightBytes ||
+      this.#writer.backlog >= this.#limits.replyBacklog
+    );
+  }
+
+  malformed(reason: string): void {
+    this.#events.malformed(reason);
+  }
+
+  request(
+    type: number,
+    flags: number,
+    cookie: bigint,
+    offset: bigint,
+    length: number,
+    payload: Buffer | undefined,
+    owner: Buffer | undefined,
+  ): void {
+    if (type === nbd.NBD_CMD_DISC) {
+      this.#events.disconnect();
+      return;
+    }
+    const refusal = this.#check(type, flags, offset, length);
+    if (refusal !== undefined) {
+      if (owner !== undefined) this.#pool.release(owner);
+      this.#counters.refusedRequests++;
+      this.#fail(cookie, refusal.error, refusal.message);
+      return;
+    }
+    const device = this.#device;
+    const fua = (flags & FUA) !== 0;
+    switch (type) {
+      case nbd.NBD_CMD_READ:
+        this.#read(flags, cookie, offset, length);
+        return;
+      case nbd.NBD_CMD_WRITE:
+        this.#write(fua, cookie, offset, length, payload, owner);
+        return;
+      case nbd.NBD_CMD_FLUSH:
+        this.#counters.flushes++;
+        this.#start(cookie, 0, device.flush());
+        return;
+      case nbd.NBD_CMD_TRIM:
+        this.#counters.trims++;
+        this.#start(cookie, 0, device.trim(offset, BigInt(length), { fua }));
+        return;
+      case nbd.NBD_CMD_CACHE:
+        this.#counters.caches++;
+        this.#start(cookie, CACHE_STEP, this.#cache(offset, BigInt(length)));
+        return;
+      case nbd.NBD_CMD_WRITE_ZEROES: {
+        this.#counters.writeZeroes++;
+        const options = { fua, noHole: (flags & NO_HOLE) !== 0, fast: (flags & FAST_ZERO) !== 0 };
+        this.#start(cookie, 0, device.writeZeroes(offset, BigInt(length), options));
+        return;
+      }
+      default:
+        this.#counters.blockStatus++;
+        this.#blockStatus(cookie, offset, length, (flags & REQ_ONE) !== 0);
+    }
+  }
+
+  /** Why a request may not reach the device. */
+  #check(type: number, flags: number, offset: bigint, length: number): Refusal | undefined {
+    const allowed = ALLOWED_FLAGS[type];
+    if (allowed === undefined) return REFUSED_TYPE;
+    if ((flags & ~allowed) !== 0) return REFUSED_FLAGS;
+    // Offset and length of a flush are reserved and ignored.
+    if (type === nbd.NBD_CMD_FLUSH) return undefined;
+    const can = this.#device.capabilities;
+    const modifying =
+      type === nbd.NBD_CMD_WRITE || type === nbd.NBD_CMD_TRIM || type === nbd.NBD_CMD_WRITE_ZEROES;
+    if (modifying && can.readOnly) return REFUSED_READ_ONLY;
+    if (type === nbd.NBD_CMD_READ || type === nbd.NBD_CMD_WRITE) {
+      if (length > nbd.NBD_MAX_PAYLOAD) return REFUSED_LENGTH;
+      if ((flags & DF) !== 0 && !this.#structured) return REFUSED_DF;
+    }
+    if (offset + BigInt(length) > this.#size) {
+      return type === nbd.NBD_CMD_WRITE || type === nbd.NBD_CMD_WRITE_ZEROES
+        ? REFUSED_RANGE_WRITE
+        : REFUSED_RANGE;
+    }
+    if (type === nbd.NBD_CMD_TRIM && !can.trim) return REFUSED_TRIM;
+    if (type === nbd.NBD_CMD_WRITE_ZEROES) {
+      if (!can.writeZeroes) return REFUSED_ZEROES;
+      if ((flags & FAST_ZERO) !== 0 && !can.fastZero) return REFUSED_FAST;
+    }
+    if (type === nbd.NBD_CMD_BLOCK_STATUS) {
+      if (this.#contexts.length === 0) return REFUSED_CONTEXT;
+      if (length === 0) return REFUSED_EMPTY_STATUS;
+    }
+    return undefined;
+  }
+
+  /** An error reply of the kind that the client expects. */
+  #fail(cookie: bigint, error: number, message: string): void {
+    if (this.#structured) this.#writer.error(cookie, error, message);
+    else this.#writer.simple(cookie, error);
+  }
+
+  #deviceFailed(cookie: bigint, thrown: unknown): void {
+    this.#counters.deviceErrors++;
+    // Only what a device says on purpose is for the client's eyes.
+    const message = thrown instanceof DeviceError ? messageOf(thrown) : 'input/output error';
+    this.#fail(cookie, nbdErrorOf(thrown), message);
+  }
+
+  #began(bytes: number): void {
+    this.#inFlight++;
+    this.#inFlightBytes += bytes;
+  }
+
+  #ended(bytes: number): void {
+    this.#inFlight--;
+    this.#inFlightBytes -= bytes;
+    this.#events.settled();
+  }
+
+  /** Answers with success or error when `work` is done; `owner` is released then. */
+  #start(cookie: bigint, bytes: number, work: Promise<void>, owner?: Buffer): void {
+    this.#began(bytes);
+    const over = () => {
+      if (owner !== undefined) this.#pool.release(owner);
+      this.#ended(bytes);
+    };
+    work.then(
+      () => {
+        this.#writer.simple(cookie, 0);
+        over();
+      },
+      (thrown) => {
+        this.#deviceFailed(cookie, thrown);
+        over();
+      },
+    );
+  }
+
+  #write(
+    fua: boolean,
+    cookie: bigint,
+    offset: bigint,
+    length: number,
+    payload: Buffer | undefined,
+    owner: Buffer | undefined,
+  ): void {
+    this.#counters.writes++;
+    this.#counters.bytesWritten += length;
+    if (payload === undefined) {
+      this.#writer.simple(cookie, 0);
+      return;
+    }
+    const device = this.#device;
+    if (!fua && device.writeAtSync !== undefined) {
+      let failure: unknown;
+      let done = true;
+      try {
+        done = device.writeAtSync(payload, offset);
+      } catch (thrown) {
+        failure = thrown ?? new Error('nothing was thrown');
+      }
+      if (done) {
+        if (owner !== undefined) this.#pool.release(owner);
+        if (failure === undefined) this.#writer.simple(cookie, 0);
+        else this.#deviceFailed(cookie, failure);
+        return;
+      }
+    }
+    this.#start(cookie, length, device.writeAt(payload, offset, { fua }), owner);
+  }
+
+  #read(flags: number, cookie: bigint, offset: bigint, length: number): void {
+    this.#counters.reads++;
+    this.#counters.bytesRead += length;
+    if (length === 0) {
+      if (this.#structured) this.#emptyChunk(cookie);
+      else this.#writer.simple(cookie, 0);
+      return;
+    }
+    if (this.#structured && length >= HOLES_FROM && (flags & DF) === 0) {
+      this.#began(length);
+      void this.#readWithHoles(cookie, offset, length).then(() => this.#ended(length));
+      return;
+    }
+    const device = this.#device;
+    const header = this.#structured ? nbd.CHUNK_HEADER_SIZE + 8 : nbd.SIMPLE_REPLY_SIZE;
+    const total = header + length;
+    const small = total <= SLAB_REPLY_LIMIT;
+    if (device.readAtSync !== undefined && small) {
+      const at = this.#writer.reserve(total);
+      const slab = this.#writer.slab;
+      try {
+        if (device.readAtSync(slab.subarray(at + header, at + total), offset)) {
+          this.#readHeader(slab, at, cookie, offset, length);
+          this.#writer.commit(total);
+          return;
+        }
+      } catch (thrown) {
+        this.#deviceFailed(cookie, thrown);
+        return;
+      }
+    }
+    const buffer = this.#pool.acquire(total);
+    const target = buffer.subarray(header, total);
+    const answer = () => {
+      this.#readHeader(buffer, 0, cookie, offset, length);
+      this.#writer.append(buffer.subarray(0, total), buffer);
+    };
+    if (device.readAtSync !== undefined && !small) {
+      try {
+        if (device.readAtSync(target, offset)) {
+          answer();
+          return;
+        }
+      } catch (thrown) {
+        this.#pool.release(buffer);
+        this.#deviceFailed(cookie, thrown);
+        return;
+      }
+    }
+    this.#began(length);
+    device.readAt(target, offset).then(
+      () => {
+        answer();
+        this.#ended(length);
+      },
+      (thrown) => {
+        this.#pool.release(buffer);
+        this.#deviceFailed(cookie, thrown);
+        this.#ended(length);
+      },
+    );
+  }
+
+  /** The header of a whole read in one reply. */
+  #readHeader(target: Buffer, at: number, cookie: bigint, offset: bigint, length: number): void {
+    if (!this.#structured) {
+      emitSimpleReply(target, at, 0, cookie);
+      return;
+    }
+    const type = nbd.NBD_REPLY_TYPE_OFFSET_DATA;
+    emitChunkHeader(target, at, nbd.NBD_REPLY_FLAG_DONE, type, cookie, length + 8);
+    target.writeBigUInt64BE(offset, at + nbd.CHUNK_HEADER_SIZE);
+  }
+
+  #emptyChunk(cookie: bigint): void {
+    const at = this.#writer.reserve(nbd.CHUNK_HEADER_SIZE);
+    const type = nbd.NBD_REPLY_TYPE_NONE;
+    emitChunkHeader(this.#writer.slab, at, nbd.NBD_REPLY_FLAG_DONE, type, cookie, 0);
+    this.#writer.commit(nbd.CHUNK_HEADER_SIZE);
+  }
+
+  /** A read whose zero runs travel as NBD_REPLY_TYPE_OFFSET_HOLE. All chunks lie in one buffer. */
+  async #readWithHoles(cookie: bigint, offset: bigint, length: number): Promise<void> {
+    let buffer: Buffer | undefined;
+    try {
+      const runs = await this.#zeroRuns(offset, length);
+      const dataBytes = runs.reduce((sum, run) => sum + (run.zero ? 0 : run.length), 0);
+      const headers = runs.length * (nbd.CHUNK_HEADER_SIZE + 12);
+      buffer = this.#pool.acquire(dataBytes + headers);
+      let at = 0;
+      let start = offset;
+      const reads: Promise<void>[] = [];
+      for (const [index, run] of runs.entries()) {
+        const flags = index === runs.length - 1 ? nbd.NBD_REPLY_FLAG_DONE : 0;
+        const type = run.zero ? nbd.NBD_REPLY_TYPE_OFFSET_HOLE : nbd.NBD_REPLY_TYPE_OFFSET_DATA;
+        emitChunkHeader(buffer, at, flags, type, cookie, run.zero ? 12 : 8 + run.length);
+        at += nbd.CHUNK_HEADER_SIZE;
+        buffer.writeBigUInt64BE(start, at);
+        at += 8;
+        if (run.zero) {
+          buffer.writeUInt32BE(run.length, at);
+          at += 4;
+        } else {
+          const target = buffer.subarray(at, at + run.length);
+          if (!(this.#device.readAtSync?.(target, start) ?? false)) {
+            reads.push(this.#device.readAt(target, start));
+          }
+          at += run.length;
+        }
+        start += BigInt(run.length);
+      }
+      // All of them, before the buffer may be given away.
+      const outcomes = reads.length === 0 ? [] : await Promise.allSettled(reads);
+      const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+      if (failed !== undefined) throw failed.reason;
+      this.#writer.append(buffer.subarray(0, at), buffer);
+    } catch (thrown) {
+      // A buffer that reads may still fill is left to the garbage collector.
+      this.#deviceFailed(cookie, thrown);
+    }
+  }
+
+  async #zeroRuns(offset: bigint, length: number): Promise<{ zero: boolean; length: number }[]> {
+    const runs: { zero: boolean; length: number }[] = [];
+    const end = offset + BigInt(length);
+    for (let at = offset; at < end; ) {
+      const extents = await this.#device.extents(at, end - at);
+      const before = at;
+      for (const extent of extents) {
+        const until = extent.offset + extent.length < end ? extent.offset + extent.length : end;
+        if (extent.offset > at || until <= at) continue;
+        push(runs, extent, Number(until - at));
+        at = until;
+      }
+      // A device that tells nothing new is read.
+      if (at === before) {
+        push(runs, { zero: false }, Number(end - at));
+        at = end;
+      }
+    }
+    return runs;
+  }
+
+  async #cache(offset: bigint, length: bigint): Promise<void> {
+    const end = offset + (length < CACHE_LIMIT ? length : CACHE_LIMIT);
+    const buffer = Buffer.allocUnsafe(CACHE_STEP);
+    for (let at = offset; at < end; at += BigInt(CACHE_STEP)) {
+      const left = Number(end - at);
+      await this.#device.readAt(left < CACHE_STEP ? buffer.subarray(0, left) : buffer, at);
+    }
+  }
+
+  #blockStatus(cookie: bigint, offset: bigint, length: number, one: boolean): void {
+    this.#began(0);
+    const answers = this.#contexts.map((context) =>
+      contextRuns(this.#device, context.name, offset, length, one),
+    );
+    void Promise.all(answers)
+      .then((all) => {
+        for (const [index, runs] of all.entries()) {
+          const payload = 4 + 8 * runs.length;
+          const reply = Buffer.allocUnsafe(nbd.CHUNK_HEADER_SIZE + payload);
+          const flags = index === all.length - 1 ? nbd.NBD_REPLY_FLAG_DONE : 0;
+          emitChunkHeader(reply, 0, flags, nbd.NBD_REPLY_TYPE_BLOCK_STATUS, cookie, payload);
+          let at = reply.writeUInt32BE(this.#contexts[index]!.id, nbd.CHUNK_HEADER_SIZE);
+          for (const run of runs) {
+            at = reply.writeUInt32BE(run.length, at);
+            at = reply.writeUInt32BE(run.flags, at);
+          }
+          this.#writer.append(reply, undefined);
+        }
+      })
+      .catch((thrown: unknown) => this.#deviceFailed(cookie, thrown))
+      .then(() => this.#ended(0));
+  }
+}
+
+function push(runs: { zero: boolean; length: number }[], extent: Pick<Extent, 'zero'>, length: number): void {
+  const last = runs.at(-1);
+  if (last !== undefined && last.zero === extent.zero) last.length += length;
+  else runs.push({ zero: extent.zero, length });
+}
