@@ -509,6 +509,7 @@ static napi_value write_many(napi_env env, napi_callback_info info) {
     }
     if (outcome == BROKEN) {
       if (done == 0) return throw_errno(env, "write", errno);
+      wait_for_room(d); /* "room" comes at once, and the next write reports the error */
       break;
     }
   }
