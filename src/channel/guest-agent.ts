@@ -53,6 +53,8 @@ export interface GuestStatus {
   readonly listening: readonly number[];
   readonly connections: number;
   readonly requestsInFlight: number;
+  /** How long the last start of the application took, mount included; absent before the first. */
+  readonly applicationStartMs?: number;
   /** Why, when `phase` is `failed`. */
   readonly reason?: string;
 }
