@@ -29,16 +29,14 @@ export function copyName(record: RunRecord): string {
   return `${record.id}-copy`;
 }
 
-export function preparationSteps(
-  env: RunEnvironment,
-  record: RunRecord,
-  result: PreparationResult,
-): Step[] {
+export function preparationSteps(env: RunEnvironment, record: RunRecord, result: PreparationResult): Step[] {
   const { hypervisor, disks } = env;
   const { from, to } = record;
   const copy = copyName(record);
   const bootOptions = {
-    addresses: [record.strategy === 'overlap' && record.second !== undefined ? record.second : record.address],
+    addresses: [
+      record.strategy === 'overlap' && record.second !== undefined ? record.second : record.address,
+    ],
     isolated: true,
     applicationDisk: false,
     startApplication: false,
@@ -84,7 +82,9 @@ export function preparationSteps(
       do: async () => {
         const rows = env.patches.rows();
         const flagged = rows.filter((row) => record.patches.includes(row.file));
-        const table = tableForGuest(rows.filter((row) => row.date !== null || record.patches.includes(row.file)));
+        const table = tableForGuest(
+          rows.filter((row) => row.date !== null || record.patches.includes(row.file)),
+        );
         await hypervisor.inject(to, 'system', [
           { path: PATCH_PATHS.table, data: Buffer.from(`${JSON.stringify(table, null, 2)}\n`) },
           ...flagged.map((row) => ({
@@ -99,7 +99,9 @@ export function preparationSteps(
       name: 'copy-patch-script',
       figure: '706',
       do: async () => {
-        await hypervisor.inject(to, 'system', [{ path: PATCH_PATHS.script, data: Buffer.from(env.patchScript) }]);
+        await hypervisor.inject(to, 'system', [
+          { path: PATCH_PATHS.script, data: Buffer.from(env.patchScript) },
+        ]);
         return undefined;
       },
     },
@@ -148,7 +150,10 @@ export function preparationSteps(
         const failed = status.startUp.filter((script) => !script.ok);
         if (status.phase !== 'ready' || failed.length > 0) {
           const why = failed.map((script) => `${script.script}: ${script.output}`).join('; ');
-          throw new PatchError('standby-failed', `the restarted standby is ${status.phase} ${why || status.reason || ''}`);
+          throw new PatchError(
+            'standby-failed',
+            `the restarted standby is ${status.phase} ${why || status.reason || ''}`,
+          );
         }
         return { phase: status.phase };
       },
@@ -174,9 +179,13 @@ async function copyDisks(env: RunEnvironment, record: RunRecord, tools: StepTool
   );
   while (status.phase !== 'converged') {
     if (status.phase === 'failed' || status.phase === 'cancelled') {
-      throw new PatchError('copy-failed', `the copy ${from} → ${to} ended: ${status.reason ?? status.phase}`, {
-        remedy: 'the active partition goes on; free space or mend the disk, then run again',
-      });
+      throw new PatchError(
+        'copy-failed',
+        `the copy ${from} → ${to} ended: ${status.reason ?? status.phase}`,
+        {
+          remedy: 'the active partition goes on; free space or mend the disk, then run again',
+        },
+      );
     }
     tools.checkCancelled();
     tools.progress({
@@ -210,7 +219,10 @@ async function ensureTargets(
   for (const role of roles) {
     const source = sources.find((disk) => disk.id === diskId(record.from, role));
     if (source === undefined) {
-      throw new PatchError('copy-failed', `the ${role} disk of ${record.from} is not served by the block process`);
+      throw new PatchError(
+        'copy-failed',
+        `the ${role} disk of ${record.from} is not served by the block process`,
+      );
     }
     const target = env.hypervisor.partitionConfig(record.to).disks.find((disk) => disk.role === role);
     if (target === undefined) throw new PatchError('no-standby', `${record.to} has no ${role} disk`);
@@ -222,7 +234,11 @@ async function ensureTargets(
   }
 }
 
-async function cutSystemDisk(env: RunEnvironment, record: RunRecord, result: PreparationResult): Promise<Facts> {
+async function cutSystemDisk(
+  env: RunEnvironment,
+  record: RunRecord,
+  result: PreparationResult,
+): Promise<Facts> {
   const control = env.hypervisor.control(record.from);
   const system = diskId(record.from, 'system');
   await control.freezeFileSystems();
@@ -231,11 +247,18 @@ async function cutSystemDisk(env: RunEnvironment, record: RunRecord, result: Pre
     .finally(() => control.thawFileSystems());
   try {
     const source = await env.disks.execute('hash', { id: system, unchanged: true }, { timeoutMs: 600_000 });
-    const target = await env.disks.execute('hash', { id: diskId(record.to, 'system') }, { timeoutMs: 600_000 });
+    const target = await env.disks.execute(
+      'hash',
+      { id: diskId(record.to, 'system') },
+      { timeoutMs: 600_000 },
+    );
     result.hashes[system] = source.sha256;
     result.hashes[diskId(record.to, 'system')] = target.sha256;
     if (source.sha256 !== target.sha256) {
-      throw new PatchError('copy-failed', `the copy of ${system} differs from it: ${target.sha256} instead of ${source.sha256}`);
+      throw new PatchError(
+        'copy-failed',
+        `the copy of ${system} differs from it: ${target.sha256} instead of ${source.sha256}`,
+      );
     }
   } catch (error) {
     if (error instanceof PatchError) throw error;

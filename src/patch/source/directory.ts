@@ -22,12 +22,13 @@ export interface ScanResult {
   readonly refused: string[];
 }
 
-/** 1802, 1803: registers what is new in the folder. A bad patch is refused with its reason and does not stop the others. */
+/** 1802, 1803: registers what is new in the folder (or of `only` these description files). A bad patch is refused with its reason and does not stop the others. */
 export function scanDirectory(
   spec: SourceSpec,
   allowUnsigned: boolean,
   store: PatchTableStore,
   nowMs: number,
+  only?: readonly string[],
 ): ScanResult {
   const trust: TrustPolicy = {
     allowUnsigned,
@@ -37,7 +38,7 @@ export function scanDirectory(
   const refused: string[] = [];
   let names: string[];
   try {
-    names = readdirSync(spec.path).filter((name) => name.endsWith('.json'));
+    names = readdirSync(spec.path).filter((name) => only?.includes(name) ?? name.endsWith('.json'));
   } catch (error) {
     throw new PatchError('bad-patch', `patch source ${spec.name} cannot be read: ${messageOf(error)}`, {
       cause: error,

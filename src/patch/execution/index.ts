@@ -1,0 +1,2 @@
+export * from './malware.ts';
+export * from './preparation.ts';

@@ -1,0 +1,5 @@
+export * from './environment.ts';
+export * from './phase.ts';
+export * from './record.ts';
+export * from './run.ts';
+export * from './step.ts';

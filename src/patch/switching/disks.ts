@@ -1,0 +1,76 @@
+/** The application disk's part of a move: last delta and fence (904, 905), the log for the way back, mount and start. */
+import { join } from 'node:path';
+import { stopIfRunning } from '../execution/index.ts';
+import type { Facts, Step } from '../run/step.ts';
+import type { Move } from './move.ts';
+
+const CUT_TIMEOUT_MS = 30_000;
+
+/** At one instant: writes stop, the last delta is reflected, the old disk is fenced. */
+export function cutApplicationDisk(move: Move): Step {
+  const { env, from, to } = move;
+  return {
+    name: 'cut-application-disk',
+    figure: '904, 905',
+    do: async (): Promise<Facts | undefined> => {
+      if (!move.record.hasApplicationDisk) return { skipped: 'no application disk' };
+      const control = env.hypervisor.control(from);
+      const source = move.applicationDisk(from);
+      await control.freezeFileSystems();
+      try {
+        const cut = await env.disks.execute(
+          'copy-cut',
+          { copy: move.copy, from: [source], fence: env.policy.lateWrites },
+          { timeoutMs: CUT_TIMEOUT_MS },
+        );
+        move.deltaBytes = cut.disks.map((d) => d.deltaBytes)[0] ?? '0';
+        await env.disks.execute('fence', { id: move.applicationDisk(to), mode: 'none' });
+        return { deltaBytes: move.deltaBytes, cutMs: cut.durationMs, fence: env.policy.lateWrites };
+      } finally {
+        await control.thawFileSystems();
+      }
+    },
+    undo: async () => {
+      if (!move.record.hasApplicationDisk) return;
+      await env.disks.execute('fence', { id: move.applicationDisk(from), mode: 'none' });
+    },
+  };
+}
+
+/** From here on every write of the new active is logged, so that the way back loses none. */
+export function startReverseLog(move: Move): Step {
+  const { env, from, to, reverse } = move;
+  return {
+    name: 'start-reverse-log',
+    figure: '',
+    do: async () => {
+      if (reverse === undefined || !move.record.hasApplicationDisk)
+        return { skipped: 'nothing to carry back' };
+      await env.disks.execute('reverse-start', {
+        copy: reverse,
+        pairs: [{ from: move.applicationDisk(to), to: move.applicationDisk(from) }],
+        logDirectory: join(env.stateDirectory, 'write-log', `${move.record.id}-reverse`),
+      });
+      return undefined;
+    },
+    undo: async () => {
+      if (reverse === undefined || !move.record.hasApplicationDisk) return;
+      await env.disks.execute('copy-cancel', { copy: reverse });
+    },
+  };
+}
+
+/** Attaches the application disk to the new active and starts the application on it. */
+export function startApplication(move: Move, timeoutMs: number): Step {
+  const { env, to } = move;
+  return {
+    name: 'start-application',
+    figure: '1304',
+    do: async () => {
+      if (move.record.hasApplicationDisk) await env.hypervisor.exportApplicationDisk(to, true);
+      const started = await env.hypervisor.control(to).startApplication(timeoutMs);
+      return { startMs: started.durationMs, listening: started.listening };
+    },
+    undo: () => stopIfRunning(env, to),
+  };
+}

@@ -1,0 +1,88 @@
+/**
+ * After a cut: connections that the old partition still has. Those between two requests are handed over with their TCP
+ * state, so that keep-alive clients stay connected; those with a request in flight are finished by the old partition and
+ * handed over when they are idle. Ends when no flow is steered any more, or at the deadline with the names of the rest.
+ */
+import type { ConnectionState, FlowName } from '../../channel/index.ts';
+import { messageOf } from '../../common/index.ts';
+import type { Move } from './move.ts';
+import { nextBarrier } from './move.ts';
+
+const ROUND_MS = 200;
+/** A round that moves nobody yet is worth a hold only for so long, ms. */
+const HOLD_LIMIT_MS = 2_000;
+
+export interface DrainResult {
+  readonly handedOver: number;
+  readonly abandoned: FlowName[];
+}
+
+/** Moves what is idle now; returns how many connections moved. */
+export async function handOverIdle(move: Move): Promise<number> {
+  const { env, from, to, address } = move;
+  const { mux, hypervisor } = env;
+  const old = hypervisor.control(from);
+  const { idle } = await old.quiesce(0);
+  if (idle.length === 0) {
+    await old.resume();
+    return 0;
+  }
+  const flows = idle.map((flow) => ({ ...flow, localAddress: address }));
+  const barrier = nextBarrier();
+  await mux.execute('hold-start', {
+    address,
+    scope: 'flows',
+    flows,
+    barrier,
+    limits: { timeoutMs: HOLD_LIMIT_MS },
+  });
+  try {
+    const { connections } = await old.exportConnections({ barrier, timeoutMs: HOLD_LIMIT_MS, flows: idle });
+    const renamed = connections.map((connection) => underAddress(connection, address));
+    const { imported, refused } = await hypervisor.control(to).importConnections(renamed);
+    const failed = new Set(refused.map((r) => `${r.flow.remoteAddress} ${r.flow.remotePort}`));
+    await mux.execute('flows-moved', {
+      address,
+      flows: renamed.map((c) => c.flow).filter((f) => !failed.has(`${f.remoteAddress} ${f.remotePort}`)),
+    });
+    for (const { flow, reason } of refused) {
+      env.log.warn('connection was not taken over', { flow, reason });
+    }
+    return imported;
+  } finally {
+    await mux.execute('hold-release', { address });
+    await old.resume();
+  }
+}
+
+/** A connection that left under the old partition's second address arrives under the service address. */
+function underAddress(connection: ConnectionState, address: string): ConnectionState {
+  return { ...connection, flow: { ...connection.flow, localAddress: address } };
+}
+
+/** Rounds of `handOverIdle` until nothing is steered to the old partition, at most `deadlineMs`. */
+export async function drain(
+  move: Move,
+  deadlineMs: number,
+  onMoved: (count: number) => void,
+  stopped: () => boolean,
+): Promise<DrainResult> {
+  const { env, address } = move;
+  const { mux, clock } = env;
+  const untilMs = clock.nowMs() + deadlineMs;
+  let handedOver = 0;
+  while (!stopped()) {
+    try {
+      const moved = await handOverIdle(move);
+      handedOver += moved;
+      if (moved > 0) onMoved(moved);
+    } catch (error) {
+      env.log.warn('hand-over of idle connections failed, will be tried again', { reason: messageOf(error) });
+    }
+    const steered = await mux.execute('flows', { address, steered: true });
+    if (steered.length === 0) break;
+    if (clock.nowMs() >= untilMs) return { handedOver, abandoned: steered.map((f) => f.flow) };
+    await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
+  }
+  return { handedOver, abandoned: [] };
+}

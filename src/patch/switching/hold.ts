@@ -1,0 +1,167 @@
+/**
+ * `hold`: H6 (Fig 13, 14) with new requests held inside the mux instead of refused.
+ *
+ *   hold-new-requests        1301   SYNs and first datagrams wait in the mux
+ *   complete-accepted        1302   idle connections are frozen; requests that may write complete; safe ones go on
+ *   hold-connections                everything of the address waits, except draining flows; a barrier frame follows
+ *   take-connections                the frozen connections leave the old stack with their TCP state
+ *   cut-application-disk     905    last delta, fence
+ *   start-reverse-log
+ *   start-application        1304   the new active mounts the disk and starts the application
+ *   check-standby-service    1304   healthy over the private path
+ *   put-connections                 the connections go on in the new stack
+ *   switch-network           1303   one operation of the mux: path, steering of draining flows
+ *   release-held             1304   held packets go on in order; gratuitous ARP
+ *
+ * Until `switch-network` the undo of each step brings the old state back and nobody was refused: held packets go to the old
+ * partition, its connections return to it, its disk is writable again. After `release-held` the new active may have
+ * acknowledged writes: from there the way back is a rollback, which carries them.
+ */
+import { PatchError } from '../errors.ts';
+import type { Step } from '../run/step.ts';
+import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import type { Move } from './move.ts';
+import { nextBarrier } from './move.ts';
+import { checkThroughPrivatePath } from './verify.ts';
+
+/** Held packets wait no longer than this, ms; then the mux lets them go to whoever has the path. */
+const HOLD_TIMEOUT_MS = 10_000;
+const START_TIMEOUT_MS = 8_000;
+const ANNOUNCEMENTS = 3;
+const ANNOUNCEMENT_INTERVAL_MS = 250;
+
+export function holdSteps(move: Move): Step[] {
+  const { env, from, to } = move;
+  const { mux, hypervisor, clock } = env;
+  const address = move.address;
+  let barrier = 0;
+
+  return [
+    {
+      name: 'hold-new-requests',
+      figure: '1301',
+      do: async () => {
+        move.startedMs = clock.nowMs();
+        await mux.execute('hold-start', {
+          address,
+          scope: 'new-flows',
+          limits: { timeoutMs: HOLD_TIMEOUT_MS },
+        });
+        return undefined;
+      },
+      undo: async () => {
+        await mux.execute('hold-release', { address });
+      },
+    },
+    {
+      name: 'complete-accepted-requests',
+      figure: '1302',
+      do: async () => {
+        const quiesced = await hypervisor.control(from).quiesce(env.policy.budget.quiesceMs);
+        if (quiesced.unfinished.length > 0) {
+          throw new PatchError(
+            'over-budget',
+            `${quiesced.unfinished.length} requests that may write were not complete after ${env.policy.budget.quiesceMs} ms`,
+            { remedy: 'raise patching.budget.quiesceMs, or cut when the service is quieter' },
+          );
+        }
+        move.draining = quiesced.draining;
+        move.idle = quiesced.idle;
+        return {
+          draining: quiesced.draining.length,
+          idle: quiesced.idle.length,
+          waitedMs: quiesced.waitedMs,
+        };
+      },
+      undo: () => hypervisor.control(from).resume(),
+    },
+    {
+      name: 'hold-connections',
+      figure: '',
+      do: async () => {
+        barrier = nextBarrier();
+        await mux.execute('hold-start', {
+          address,
+          scope: 'all',
+          except: move.draining,
+          barrier,
+          limits: { timeoutMs: HOLD_TIMEOUT_MS },
+        });
+        return undefined;
+      },
+    },
+    {
+      name: 'take-connections',
+      figure: '',
+      do: async () => {
+        const { connections } = await hypervisor
+          .control(from)
+          .exportConnections({ barrier, timeoutMs: 2_000, flows: move.idle });
+        move.connections = connections;
+        return { connections: connections.length };
+      },
+      undo: async () => {
+        if (move.connections.length === 0) return;
+        const back = move.connections;
+        move.connections = [];
+        await hypervisor.control(from).importConnections(back);
+      },
+    },
+    cutApplicationDisk(move),
+    startReverseLog(move),
+    startApplication(move, START_TIMEOUT_MS),
+    checkThroughPrivatePath(move, address),
+    {
+      name: 'put-connections',
+      figure: '',
+      do: async () => {
+        const { imported, refused } = await hypervisor.control(to).importConnections(move.connections);
+        if (refused.length > 0) {
+          throw new PatchError(
+            'standby-failed',
+            `${refused.length} connections could not be taken over: ${refused[0]?.reason}`,
+          );
+        }
+        move.handedOver += imported;
+        return { imported };
+      },
+    },
+    {
+      name: 'switch-network',
+      figure: '1303',
+      do: async () => {
+        await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+        const { steered } = await mux.execute('switch', {
+          address,
+          from: move.port(from),
+          to: move.port(to),
+          moved: move.connections.map((c) => c.flow),
+        });
+        move.switched = true;
+        return { steered };
+      },
+      undo: async () => {
+        if (!move.switched) return;
+        await mux.execute('switch', { address, from: move.port(to), to: move.port(from), moved: 'all' });
+        await mux.execute('port-state', { name: move.port(to), state: 'isolated' });
+        move.switched = false;
+      },
+    },
+    {
+      name: 'release-held',
+      figure: '1304',
+      do: async () => {
+        const released = await mux.execute('hold-release', { address });
+        move.endedMs = clock.nowMs();
+        env.roles.setActive(move.record.service, to);
+        await mux.execute('announce', {
+          address,
+          port: move.port(to),
+          count: ANNOUNCEMENTS,
+          intervalMs: ANNOUNCEMENT_INTERVAL_MS,
+        });
+        return { released: released.released, longestHoldMs: released.longestHoldMs };
+      },
+    },
+  ];
+}

@@ -1,0 +1,76 @@
+/** What every way of moving the service shares: who moves where, what is carried along, what was measured. */
+import type { ConnectionState, FlowName } from '../../channel/index.ts';
+import { diskId } from '../../hypervisor/index.ts';
+import { PatchError } from '../errors.ts';
+import { bareAddress } from '../policy.ts';
+import type { RunEnvironment } from '../run/environment.ts';
+import type { RunRecord } from '../run/record.ts';
+
+/** One move of a service between two partitions; lives in memory during the cut. */
+export class Move {
+  readonly env: RunEnvironment;
+  readonly record: RunRecord;
+  readonly from: string;
+  readonly to: string;
+  /** Group of the block process whose last delta is due at the cut. */
+  readonly copy: string;
+  /** Group in which the writes of the new active are logged for the way back; undefined: no way back is kept. */
+  readonly reverse: string | undefined;
+
+  startedMs = 0;
+  endedMs = 0;
+  deltaBytes = '0';
+  draining: FlowName[] = [];
+  idle: FlowName[] = [];
+  connections: ConnectionState[] = [];
+  handedOver = 0;
+  switched = false;
+
+  constructor(
+    env: RunEnvironment,
+    record: RunRecord,
+    way: { from: string; to: string; copy: string; reverse?: string },
+  ) {
+    this.env = env;
+    this.record = record;
+    this.from = way.from;
+    this.to = way.to;
+    this.copy = way.copy;
+    this.reverse = way.reverse;
+  }
+
+  get address(): string {
+    return bareAddress(this.record.address);
+  }
+
+  get second(): string | undefined {
+    return this.record.second === undefined ? undefined : bareAddress(this.record.second);
+  }
+
+  /** Name of a partition's first port at the mux. */
+  port(partition: string): string {
+    const name = this.env.hypervisor.partitionConfig(partition).network[0]?.name;
+    if (name === undefined)
+      throw new PatchError('no-standby', `partition ${partition} has no network device`);
+    return name;
+  }
+
+  applicationDisk(partition: string): string {
+    return diskId(partition, 'application');
+  }
+
+  get service() {
+    const found = this.env.services.find((s) => s.name === this.record.service);
+    if (found === undefined)
+      throw new PatchError('no-such-service', `there is no service ${this.record.service}`);
+    return found;
+  }
+}
+
+let lastBarrier = Math.floor(Math.random() * 0x4000_0000);
+
+/** Token of a barrier frame, unlikely to be one that an earlier control process used. */
+export function nextBarrier(): number {
+  lastBarrier = (lastBarrier + 1) & 0x7fff_ffff;
+  return lastBarrier;
+}

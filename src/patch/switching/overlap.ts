@@ -1,0 +1,116 @@
+/**
+ * `overlap`: H8 (Figs 21 … 26). Nobody waits: new requests reach the new active from the switch on, requests in flight are
+ * finished by the old one under its second address, and the packet change program sets their source back.
+ *
+ *   check-quiet                     the application disk is not being written
+ *   cut-application-disk     905    last delta, fence
+ *   start-reverse-log
+ *   start-application               on the new active, while the old one still serves
+ *   check-standby-service           healthy over the private path
+ *   request-address          2201   the new active takes the service address, its port still isolated
+ *   switch-network           2204   one operation of the mux: path, steering of every known flow, change notice
+ *   alter-own-address        2202   the old partition's connections go on under its second address
+ *   announce-address         2203   gratuitous ARP
+ *
+ * The change notice is set in the same operation as the path, before the old partition alters its address: between the two
+ * there is no packet with the second address that could leave unchanged, and none is rewritten that must not be.
+ */
+import { PatchError } from '../errors.ts';
+import { bareAddress, QUIET_MS } from '../policy.ts';
+import type { Step } from '../run/step.ts';
+import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import type { Move } from './move.ts';
+import { checkThroughPrivatePath } from './verify.ts';
+
+const START_TIMEOUT_MS = 10_000;
+const ANNOUNCEMENTS = 3;
+const ANNOUNCEMENT_INTERVAL_MS = 250;
+
+export function overlapSteps(move: Move): Step[] {
+  const { env, from, to } = move;
+  const { mux, hypervisor, clock } = env;
+  const first = move.address;
+  const second = move.second;
+  if (second === undefined) {
+    throw new PatchError('not-quiet', `service ${move.record.service} has no second address`, {
+      remedy: 'give services[].second, or use strategy hold',
+    });
+  }
+
+  return [
+    {
+      name: 'check-quiet',
+      figure: '',
+      do: async () => {
+        if (!move.record.hasApplicationDisk) return { skipped: 'no application disk' };
+        const [disk] = await env.disks.execute('disk-status', { id: move.applicationDisk(from) });
+        const quietMs = disk?.lastWriteMsAgo;
+        if (quietMs !== undefined && quietMs < QUIET_MS) {
+          throw new PatchError(
+            'not-quiet',
+            `the application disk of ${from} was written ${Math.round(quietMs)} ms ago: a write in flight at the cut would be refused`,
+            { remedy: 'use strategy hold, or let the service be quiet at the cut' },
+          );
+        }
+        return { quietMs };
+      },
+    },
+    cutApplicationDisk(move),
+    startReverseLog(move),
+    startApplication(move, START_TIMEOUT_MS),
+    checkThroughPrivatePath(move, second),
+    {
+      name: 'request-address',
+      figure: '2201',
+      do: async () => {
+        const control = hypervisor.control(to);
+        await control.prepareAddress(second, first);
+        await control.alterAddress(second, first);
+        await hypervisor.control(from).prepareAddress(first, second);
+        return { address: first };
+      },
+    },
+    {
+      name: 'switch-network',
+      figure: '2204',
+      do: async () => {
+        await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+        move.startedMs = clock.nowMs();
+        const { steered, notice } = await mux.execute('switch', {
+          address: first,
+          from: move.port(from),
+          to: move.port(to),
+          moved: [],
+          notice: { second },
+          addresses: { [move.port(from)]: [second], [move.port(to)]: [first] },
+        });
+        move.switched = true;
+        move.endedMs = move.startedMs;
+        env.roles.setActive(move.record.service, to);
+        await mux.execute('path-set', { address: second, port: move.port(from) });
+        return { steered, notice };
+      },
+    },
+    {
+      name: 'alter-own-address',
+      figure: '2202',
+      do: async () => {
+        const { connections } = await hypervisor.control(from).alterAddress(first, second);
+        return { connections, from: first, to: bareAddress(second) };
+      },
+    },
+    {
+      name: 'announce-address',
+      figure: '2203',
+      do: async () => {
+        await mux.execute('announce', {
+          address: first,
+          port: move.port(to),
+          count: ANNOUNCEMENTS,
+          intervalMs: ANNOUNCEMENT_INTERVAL_MS,
+        });
+        return undefined;
+      },
+    },
+  ];
+}

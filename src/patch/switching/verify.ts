@@ -1,0 +1,67 @@
+/** Is it healthy, and is it the right one that answers? */
+import { PatchError } from '../errors.ts';
+import type { Facts, Step } from '../run/step.ts';
+import type { Move } from './move.ts';
+
+/** The standby's application answers over the private path, before any client reaches it. */
+export function checkThroughPrivatePath(move: Move, address: string): Step {
+  const { env, to } = move;
+  const probe = env.probe.port;
+  return {
+    name: 'check-standby-service',
+    figure: '1304',
+    do: async (): Promise<Facts> => {
+      await env.mux.execute('private-path', { probe, port: move.port(to) });
+      try {
+        const answer = await env.probe.check(address, move.service.health);
+        if (!answer.ok) {
+          throw new PatchError('unhealthy', `the service on standby ${to} is not healthy: ${answer.detail}`, {
+            remedy: 'the active partition keeps serving; see the console of the standby',
+          });
+        }
+        return { answer: answer.detail, ms: answer.durationMs };
+      } finally {
+        await env.mux.execute('private-path', { probe, port: null });
+      }
+    },
+  };
+}
+
+/** As a client on the uplink would ask, and the mux says that it was the new active that answered (1304, 1506, 2205). */
+export async function checkThroughUplink(move: Move): Promise<{ ok: boolean; detail: string; ms: number }> {
+  const { env, to } = move;
+  const answer = await env.probe.check(move.address, move.service.health);
+  if (!answer.ok) return { ok: false, detail: answer.detail, ms: answer.durationMs };
+  const flows = await env.mux.execute('flows', { address: move.address });
+  const own = flows.find(
+    (f) => f.flow.remoteAddress === env.probe.address && f.flow.remotePort === answer.localPort,
+  );
+  if (own !== undefined && own.port !== move.port(to)) {
+    return {
+      ok: false,
+      detail: `answered by port ${own.port} instead of ${move.port(to)}`,
+      ms: answer.durationMs,
+    };
+  }
+  return { ok: true, detail: answer.detail, ms: answer.durationMs };
+}
+
+/** Several tries, as 1304/1506/2205 stand at the end of a switch. Throws `unhealthy` after the last. */
+export function verifyStep(move: Move, tries: number): Step {
+  return {
+    name: 'verify-service',
+    figure: '1304, 2205',
+    do: async () => {
+      const failures: string[] = [];
+      for (let attempt = 0; attempt < Math.max(1, tries); attempt++) {
+        const result = await checkThroughUplink(move);
+        if (result.ok) return { answer: result.detail, ms: result.ms, tries: attempt + 1 };
+        failures.push(result.detail);
+      }
+      throw new PatchError(
+        'unhealthy',
+        `the service on ${move.to} is not healthy after the switch: ${failures.join('; ')}`,
+      );
+    },
+  };
+}
