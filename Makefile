@@ -1,0 +1,64 @@
+# Changeover. `make demo` and `make test` install what they need: Debian packages by apt-get, npm packages by the lockfile.
+SHELL := /bin/sh
+.DEFAULT_GOAL := build
+
+# Node 24 or newer: the system's or, once npm has run, the one from the lockfile.
+NODE = $$(tools/find-node)
+TSX = $(NODE) --disable-warning=ExperimentalWarning --import tsx
+ADDONS = tap-tun/build/tap_tun.node block-io/build/block_io.node
+
+RUN_PACKAGES = g++ make iproute2 e2fsprogs
+TEST_PACKAGES = $(RUN_PACKAGES) python3 libpcap-dev curl wrk tshark libnbd-bin python3-libnbd nbdkit qemu-utils fio \
+  iputils-ping iperf3 patch strace util-linux procps
+
+.PHONY: build demo test bench soak fuzz lint docs clean run-packages test-packages
+
+build: node_modules/.changeover-installed $(ADDONS) ## install npm packages, compile the addons
+
+demo: run-packages build ## the main job for real, in a network namespace and a scratch folder of its own
+	@bin/changeover demo $(DEMO)
+
+test: test-packages build node_modules/.test-addons-built lint ## every test; the last line counts them
+	@$(TSX) tools/test.ts $(TESTS)
+
+bench: test-packages build node_modules/.test-addons-built ## ours and the peers in the same run
+	@$(TSX) bench/main.ts $(BENCH)
+
+soak: test-packages build ## the long counts; SECONDS=600 by default
+	@SOAK=1 $(TSX) tools/test.ts --soak $(TESTS)
+
+fuzz: test-packages build ## parsers and servers with fresh seeds and large counts
+	@FUZZ=1 $(TSX) tools/test.ts --soak fuzz
+
+lint: node_modules/.changeover-installed ## format, lint and types
+	@node_modules/.bin/biome check --error-on-warnings .
+	@node_modules/.bin/tsc
+
+docs: node_modules/.changeover-installed ## the generated pages of docs/
+	@$(TSX) tools/configuration-reference.ts
+
+clean:
+	rm -rf node_modules tap-tun/build block-io/build
+
+node_modules/.changeover-installed: package.json package-lock.json | run-packages
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# raw-socket and cap are the tests' independent probes; they compile with the headers of the Node that runs them.
+node_modules/.test-addons-built: node_modules/.changeover-installed | test-packages
+	@node=$(NODE); PATH="$$(dirname $$node):$$PATH" npm_config_nodedir="$$(dirname $$(dirname $$node))" \
+	  npm rebuild raw-socket cap --loglevel=error --foreground-scripts > node_modules/.rebuild.log 2>&1 \
+	  || { tail -40 node_modules/.rebuild.log; exit 1; }
+	@touch $@
+
+tap-tun/build/tap_tun.node: node_modules/.changeover-installed $(wildcard tap-tun/native/* tap-tun/*.sh)
+	@sh tap-tun/build.sh
+
+block-io/build/block_io.node: node_modules/.changeover-installed $(wildcard block-io/native/* block-io/*.sh)
+	@sh block-io/build.sh
+
+run-packages:
+	@sh tools/install-packages $(RUN_PACKAGES)
+
+test-packages:
+	@sh tools/install-packages $(TEST_PACKAGES)
