@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { CodedError, messageOf } from '../../common/index.ts';
 
-/** Codes: `state-unreadable`, `state-newer`, `patch-file-missing`, `bad-file-name`. */
+/** Codes: `state-unreadable`, `state-newer`, `patch-file-missing`, `bad-file-name`, `no-such-service`. */
 export class StateError extends CodedError {}
 
 const MIGRATIONS: readonly string[] = [

@@ -1,5 +1,5 @@
 import type { DatabaseSync } from 'node:sqlite';
-import type { Journal, JournalEntry, JournalKind } from '../../patch/journal.ts';
+import type { Journal, JournalEntry, JournalKind } from '../../patch/index.ts';
 
 interface JournalRow {
   run: string;

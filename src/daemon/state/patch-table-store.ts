@@ -6,7 +6,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, wr
 import { join } from 'node:path';
 import type { DatabaseSync } from 'node:sqlite';
 import { messageOf } from '../../common/index.ts';
-import type { PatchTableStore, RegisteredPatch } from '../../patch/patch-table.ts';
+import type { PatchTableStore, RegisteredPatch } from '../../patch/index.ts';
 import { StateError } from './database.ts';
 
 const FILE_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$/;

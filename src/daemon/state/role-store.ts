@@ -1,66 +1,66 @@
 import type { DatabaseSync } from 'node:sqlite';
+import type { RoleStore } from '../../patch/index.ts';
+import { StateError } from './database.ts';
 
-/** Who serves a service. */
+/** Who serves a service, as stored. */
 export interface Role {
   readonly service: string;
   readonly active: string;
-  /** The partition that served before, while it can still take the service back. */
+  /** The partition that served before; absent when it was never moved. */
   readonly previous?: string;
   /** Milliseconds since 1970. */
   readonly sinceMs: number;
 }
 
-export interface RoleStore {
-  /** undefined: never stored, the configuration decides. */
-  role(service: string): Role | undefined;
-  roles(): Role[];
-  /** Durable when it returns. Without `previous` there is no way back. */
-  setActive(service: string, active: string, previous?: string): void;
-  forget(service: string): void;
-}
-
-interface RoleRow {
-  service: string;
-  active: string;
-  previous: string | null;
-  since_ms: number;
-}
-
-function roleOf(row: RoleRow): Role {
-  const previous = row.previous === null ? {} : { previous: row.previous };
-  return { service: row.service, active: row.active, ...previous, sinceMs: row.since_ms };
-}
-
+/** Roles in the state store. A service that was never moved is served by the partition that the configuration names. */
 export class SqliteRoleStore implements RoleStore {
   readonly #database: DatabaseSync;
+  readonly #configured: Readonly<Record<string, string>>;
   readonly #nowMs: () => number;
 
-  constructor(database: DatabaseSync, nowMs: () => number = Date.now) {
+  /** `configured`: service name → partition of the first start. */
+  constructor(
+    database: DatabaseSync,
+    configured: Readonly<Record<string, string>>,
+    nowMs: () => number = Date.now,
+  ) {
     this.#database = database;
+    this.#configured = configured;
     this.#nowMs = nowMs;
   }
 
+  /** Throws StateError `no-such-service`. */
+  active(service: string): string {
+    const active = this.role(service)?.active ?? this.#configured[service];
+    if (active === undefined) {
+      throw new StateError('no-such-service', `there is no service ${service}`, {
+        remedy: `known are: ${Object.keys(this.#configured).join(', ')}`,
+        values: { service },
+      });
+    }
+    return active;
+  }
+
+  /** What is stored; undefined when the service was never moved. */
   role(service: string): Role | undefined {
-    const row = this.#database.prepare('SELECT * FROM role WHERE service = ?').get(service);
-    return row === undefined ? undefined : roleOf(row as unknown as RoleRow);
+    const row = this.#database
+      .prepare('SELECT active, previous, since_ms FROM role WHERE service = ?')
+      .get(service);
+    if (row === undefined) return undefined;
+    const previous = row['previous'] === null ? {} : { previous: String(row['previous']) };
+    return { service, active: String(row['active']), ...previous, sinceMs: Number(row['since_ms']) };
   }
 
-  roles(): Role[] {
-    const rows = this.#database.prepare('SELECT * FROM role ORDER BY service').all();
-    return (rows as unknown as RoleRow[]).map(roleOf);
-  }
-
-  setActive(service: string, active: string, previous?: string): void {
+  /** Durable when it returns. */
+  setActive(service: string, partition: string): void {
+    const before = this.active(service);
+    if (before === partition) return;
     this.#database
       .prepare(
         `INSERT INTO role (service, active, previous, since_ms) VALUES (?, ?, ?, ?)
          ON CONFLICT (service) DO UPDATE SET
            active = excluded.active, previous = excluded.previous, since_ms = excluded.since_ms`,
       )
-      .run(service, active, previous ?? null, this.#nowMs());
-  }
-
-  forget(service: string): void {
-    this.#database.prepare('DELETE FROM role WHERE service = ?').run(service);
+      .run(service, partition, before, this.#nowMs());
   }
 }
