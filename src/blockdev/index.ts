@@ -1,4 +1,5 @@
 export * from './device.ts';
+export * from './ext4/index.ts';
 export * from './filter/index.ts';
 export * from './range.ts';
 export * from './store/index.ts';

@@ -1,0 +1,120 @@
+/** The fields of an ext4 superblock that decide whether and how we mount. Offsets as in the kernel's ext4 documentation. */
+import { Ext4MountError } from './errors.ts';
+
+export const SUPERBLOCK_OFFSET = 1024;
+export const SUPERBLOCK_SIZE = 1024;
+
+const OFFSET = {
+  inodesCount: 0x0,
+  blocksCountLo: 0x4,
+  freeBlocksLo: 0xc,
+  freeInodes: 0x10,
+  logBlockSize: 0x18,
+  magic: 0x38,
+  state: 0x3a,
+  featureIncompat: 0x60,
+  uuid: 0x68,
+  volumeName: 0x78,
+  blocksCountHi: 0x150,
+  freeBlocksHi: 0x158,
+} as const;
+
+const MAGIC = 0xef53;
+const STATE_ERRORS = 0x2;
+
+const INCOMPAT = {
+  recover: 0x4,
+  journalDevice: 0x8,
+  inlineData: 0x8000,
+  encrypt: 0x10000,
+  casefold: 0x20000,
+  bit64: 0x80,
+} as const;
+
+/** The library's I/O callback carries block numbers as 32-bit signed and block sizes as 16-bit signed integers. */
+const MAX_BLOCKS = 0x7fff_ffff;
+const MAX_BLOCK_SIZE = 16_384;
+
+export interface Superblock {
+  readonly blockSize: number;
+  readonly blocks: number;
+  readonly freeBlocks: number;
+  readonly inodes: number;
+  readonly freeInodes: number;
+  readonly uuid: string;
+  readonly label: string;
+}
+
+/**
+ * Checks that `bytes` (SUPERBLOCK_SIZE bytes at SUPERBLOCK_OFFSET of the disk) are those of a file system that we can
+ * mount. Throws Ext4MountError: `not-ext4`, `needs-recovery`, `has-errors`, `unsupported-feature`, `truncated`.
+ */
+export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
+  const magic = bytes.readUInt16LE(OFFSET.magic);
+  if (magic !== MAGIC) {
+    throw new Ext4MountError(
+      'not-ext4',
+      `this disk holds no ext4 file system: bytes 0x438, 0x439 are ${hex(magic)} instead of 0xef53`,
+      {
+        remedy: 'make one with `mke2fs -t ext4 FILE`, or name the right image',
+        values: { magic },
+      },
+    );
+  }
+  const incompat = bytes.readUInt32LE(OFFSET.featureIncompat);
+  if ((incompat & INCOMPAT.recover) !== 0) {
+    throw new Ext4MountError('needs-recovery', 'the journal of this ext4 file system was not replayed', {
+      remedy: 'stop whatever has it mounted, then run `e2fsck -p FILE`',
+    });
+  }
+  const unsupported = (['journalDevice', 'inlineData', 'encrypt', 'casefold'] as const).filter(
+    (name) => (incompat & INCOMPAT[name]) !== 0,
+  );
+  if (unsupported.length > 0) {
+    throw new Ext4MountError(
+      'unsupported-feature',
+      `this ext4 file system uses ${unsupported.join(', ')}, which is not supported`,
+      {
+        remedy: 'make the image with the default features of `mke2fs -t ext4`',
+        values: { features: unsupported },
+      },
+    );
+  }
+  if ((bytes.readUInt16LE(OFFSET.state) & STATE_ERRORS) !== 0) {
+    throw new Ext4MountError('has-errors', 'this ext4 file system is marked as having errors', {
+      remedy: 'run `e2fsck -f FILE`',
+    });
+  }
+  const blockSize = 1024 * 2 ** bytes.readUInt32LE(OFFSET.logBlockSize);
+  const wide = (incompat & INCOMPAT.bit64) !== 0;
+  const join = (lo: number, hi: number) =>
+    bytes.readUInt32LE(lo) + (wide ? bytes.readUInt32LE(hi) * 0x1_0000_0000 : 0);
+  const blocks = join(OFFSET.blocksCountLo, OFFSET.blocksCountHi);
+  if (blockSize > MAX_BLOCK_SIZE || blocks > MAX_BLOCKS) {
+    throw new Ext4MountError(
+      'unsupported-feature',
+      `${blocks} blocks of ${blockSize} bytes: at most ${MAX_BLOCKS} blocks of up to ${MAX_BLOCK_SIZE} bytes are supported`,
+      { values: { blocks, blockSize }, remedy: 'make the file system with 4096-byte blocks' },
+    );
+  }
+  if (BigInt(blocks) * BigInt(blockSize) > deviceSize) {
+    throw new Ext4MountError(
+      'truncated',
+      `the file system has ${blocks} blocks of ${blockSize} bytes, its disk only ${deviceSize} bytes`,
+      { values: { blocks, blockSize, deviceSize }, remedy: 'the image was cut off: copy it again' },
+    );
+  }
+  return {
+    blockSize,
+    blocks,
+    freeBlocks: join(OFFSET.freeBlocksLo, OFFSET.freeBlocksHi),
+    inodes: bytes.readUInt32LE(OFFSET.inodesCount),
+    freeInodes: bytes.readUInt32LE(OFFSET.freeInodes),
+    uuid: bytes.toString('hex', OFFSET.uuid, OFFSET.uuid + 16),
+    label: bytes.toString('utf8', OFFSET.volumeName, OFFSET.volumeName + 16).replace(/\0.*$/s, ''),
+  };
+}
+
+function hex(value: number): string {
+  return `0x${value.toString(16).padStart(4, '0')}`;
+}
