@@ -1,1 +1,9 @@
-export { type NbdCounters, NbdServer, NbdServerError, type NbdServerOptions } from './server.ts';
+export { NbdClient, type NbdClientOptions, type NbdClientState } from './client.ts';
+export { type ExportInfo, NbdClientError, type NbdClientErrorCode } from './client-handshake.ts';
+export {
+  type NbdCounters,
+  NbdServer,
+  NbdServerError,
+  type NbdServerErrorCode,
+  type NbdServerOptions,
+} from './server.ts';
