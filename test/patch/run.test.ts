@@ -1,0 +1,146 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { VirtualClock } from '../../src/common/index.ts';
+import type { Engine, Step, StepReport } from '../../src/patch/index.ts';
+import {
+  chooseStrategy,
+  doSteps,
+  FINAL_PHASES,
+  MemoryJournal,
+  RUN_PHASES,
+  RUN_TRANSITIONS,
+  undoSteps,
+} from '../../src/patch/index.ts';
+import { within } from '../support/index.ts';
+
+const run = suite('patch/run');
+
+function bench(): {
+  engine: Engine;
+  log: string[];
+  step: (name: string, fails?: boolean) => Step;
+  journal: MemoryJournal;
+} {
+  const journal = new MemoryJournal();
+  const log: string[] = [];
+  const engine: Engine = {
+    runId: 'r',
+    journal,
+    clock: new VirtualClock(),
+    reports: [] as StepReport[],
+    onChange: () => {},
+    isCancelled: () => false,
+  };
+  const step = (name: string, fails = false): Step => ({
+    name,
+    figure: '',
+    do: async () => {
+      assert.is(journal.read('r').at(-1)?.name, name, 'journalled before it acts');
+      log.push(`do ${name}`);
+      if (fails) throw new Error(`${name} failed`);
+      return { name };
+    },
+    undo: async () => {
+      log.push(`undo ${name}`);
+    },
+  });
+  return { engine, log, step, journal };
+}
+
+run(
+  'steps are journalled before they act, and with their facts after',
+  within(async () => {
+    const { engine, step, journal } = bench();
+    await doSteps(engine, [step('a'), step('b')]);
+    assert.equal(
+      journal.read('r').map((e) => `${e.kind} ${e.name}`),
+      ['step-begun a', 'step-done a', 'step-begun b', 'step-done b'],
+    );
+    assert.equal(journal.read('r')[1]?.facts, { name: 'a' });
+  }),
+);
+
+run(
+  'what was begun is undone in reverse order, the failed step too, what was not begun is not',
+  within(async () => {
+    const { engine, log, step } = bench();
+    const steps = [step('a'), step('b', true), step('c')];
+    let thrown: unknown;
+    await doSteps(engine, steps).catch((error) => {
+      thrown = error;
+    });
+    assert.match(String(thrown), 'b failed');
+    await undoSteps(engine, steps);
+    assert.equal(log, ['do a', 'do b', 'undo b', 'undo a']);
+    assert.is(engine.reports[1]?.state, 'failed');
+    assert.is(engine.reports[0]?.state, 'undone');
+  }),
+);
+
+run(
+  'undoing twice undoes once',
+  within(async () => {
+    const { engine, log, step } = bench();
+    const steps = [step('a')];
+    await doSteps(engine, steps);
+    await undoSteps(engine, steps);
+    await undoSteps(engine, steps);
+    assert.equal(log, ['do a', 'undo a']);
+  }),
+);
+
+run(
+  'an undo that fails is reported and the others still run',
+  within(async () => {
+    const { engine, log, step } = bench();
+    const bad: Step = {
+      ...step('b'),
+      undo: async () => {
+        throw new Error('stuck');
+      },
+    };
+    const steps = [step('a'), bad];
+    await doSteps(engine, steps);
+    assert.equal(await undoSteps(engine, steps), ['b could not be undone: stuck']);
+    assert.is(log.at(-1), 'undo a');
+  }),
+);
+
+run(
+  'a cancelled run stops before its next step',
+  within(async () => {
+    const { engine, step } = bench();
+    let thrown: { code?: string } = {};
+    await doSteps({ ...engine, isCancelled: () => true }, [step('a')]).catch((error) => {
+      thrown = error;
+    });
+    assert.is(thrown.code, 'cancelled');
+  }),
+);
+
+run(
+  'every phase is reachable and only final ones have no way on',
+  within(() => {
+    const reached = new Set<string>(['preparing']);
+    for (const to of Object.values(RUN_TRANSITIONS)) for (const phase of to) reached.add(phase);
+    assert.equal([...reached].sort(), [...RUN_PHASES].sort());
+    for (const phase of RUN_PHASES) {
+      assert.is(RUN_TRANSITIONS[phase].length === 0, FINAL_PHASES.includes(phase), phase);
+    }
+  }),
+);
+
+run(
+  'the strategy that loses nothing is chosen, and the reason is told',
+  within(() => {
+    const facts = { asked: 'auto', hasSecondAddress: true, hasApplicationDisk: true, quietForMs: 5 } as const;
+    assert.is(chooseStrategy(facts).strategy, 'hold');
+    assert.is(chooseStrategy({ ...facts, quietForMs: 60_000 }).strategy, 'overlap');
+    assert.is(chooseStrategy({ ...facts, quietForMs: undefined }).strategy, 'overlap');
+    assert.is(chooseStrategy({ ...facts, hasApplicationDisk: false }).strategy, 'overlap');
+    assert.is(chooseStrategy({ ...facts, quietForMs: 60_000, hasSecondAddress: false }).strategy, 'hold');
+    assert.is(chooseStrategy({ ...facts, asked: 'overlap' }).strategy, 'overlap');
+  }),
+);
+
+run.run();
