@@ -1,3 +1,4 @@
+export * from './capture/index.ts';
 export * from './iface/index.ts';
 export * from './link/index.ts';
 export * from './send/index.ts';
