@@ -186,20 +186,20 @@ export class TransmissionServer implements RequestSink {
         return;
       case nbd.NBD_CMD_FLUSH:
         this.#counters.flushes++;
-        this.#start(cookie, 0, device.flush());
+        this.#start(cookie, 0, () => device.flush());
         return;
       case nbd.NBD_CMD_TRIM:
         this.#counters.trims++;
-        this.#start(cookie, 0, device.trim(offset, BigInt(length), { fua }));
+        this.#start(cookie, 0, () => device.trim(offset, BigInt(length), { fua }));
         return;
       case nbd.NBD_CMD_CACHE:
         this.#counters.caches++;
-        this.#start(cookie, CACHE_STEP, this.#cache(offset, BigInt(length)));
+        this.#start(cookie, CACHE_STEP, () => this.#cache(offset, BigInt(length)));
         return;
       case nbd.NBD_CMD_WRITE_ZEROES: {
         this.#counters.writeZeroes++;
         const options = { fua, noHole: (flags & NO_HOLE) !== 0, fast: (flags & FAST_ZERO) !== 0 };
-        this.#start(cookie, 0, device.writeZeroes(offset, BigInt(length), options));
+        this.#start(cookie, 0, () => device.writeZeroes(offset, BigInt(length), options));
         return;
       }
       default:
@@ -265,13 +265,13 @@ export class TransmissionServer implements RequestSink {
   }
 
   /** Answers with success or error when `work` is done; `owner` is released then. */
-  #start(cookie: bigint, bytes: number, work: Promise<void>, owner?: Buffer): void {
+  #start(cookie: bigint, bytes: number, work: () => Promise<void>, owner?: Buffer): void {
     this.#began(bytes);
     const over = () => {
       if (owner !== undefined) this.#pool.release(owner);
       this.#ended(bytes);
     };
-    work.then(
+    called(work).then(
       () => {
         this.#writer.simple(cookie, 0);
         over();
@@ -313,7 +313,7 @@ export class TransmissionServer implements RequestSink {
         return;
       }
     }
-    this.#start(cookie, length, device.writeAt(payload, offset, { fua }), owner);
+    this.#start(cookie, length, () => device.writeAt(payload, offset, { fua }), owner);
   }
 
   #read(flags: number, cookie: bigint, offset: bigint, length: number): void {
@@ -366,7 +366,7 @@ export class TransmissionServer implements RequestSink {
       }
     }
     this.#began(length);
-    device.readAt(target, offset).then(
+    called(() => device.readAt(target, offset)).then(
       () => {
         answer();
         this.#ended(length);
