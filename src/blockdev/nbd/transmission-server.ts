@@ -493,6 +493,15 @@ export class TransmissionServer implements RequestSink {
   }
 }
 
+/** A device that throws instead of rejecting has failed the request, not the server. */
+function called(work: () => Promise<void>): Promise<void> {
+  try {
+    return work();
+  } catch (thrown) {
+    return Promise.reject(thrown);
+  }
+}
+
 function push(runs: { zero: boolean; length: number }[], extent: Pick<Extent, 'zero'>, length: number): void {
   const last = runs.at(-1);
   if (last !== undefined && last.zero === extent.zero) last.length += length;
