@@ -1,7 +1,7 @@
 /** The demo's world: two partitions, images, patch source, configuration; everything below one scratch folder. */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { createImage } from '../../../blockdev/index.ts';
+import { createImage } from '../../blockdev/index.ts';
 
 export const HOST_ADDRESS = '10.77.0.1';
 export const SERVICE_ADDRESS = '10.77.0.11';
@@ -12,7 +12,7 @@ const MIB = 1024 * 1024;
 const SYSTEM_MIB = 32;
 const APPLICATION_MIB = 64;
 
-const examples = resolve(import.meta.dirname, '../../../../examples/ledger');
+const examples = resolve(import.meta.dirname, '../../../examples/ledger');
 const PATCH = 'ledger-1.0.1-path-traversal';
 export const PATCH_FILE = `${PATCH}.diff`;
 
