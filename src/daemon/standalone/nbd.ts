@@ -1,0 +1,106 @@
+/** `changeover nbd FILE --socket PATH`: one image file as an NBD export, with a write log if asked. */
+import { basename } from 'node:path';
+import type { Device } from '../../blockdev/index.ts';
+import { FileStore, NbdServer, WriteTrap } from '../../blockdev/index.ts';
+import { WriteLog } from '../../blockdev/log/index.ts';
+import { sentenceOf } from '../../common/index.ts';
+
+export interface NbdOptions {
+  /** Image file; a regular file that exists. */
+  readonly file: string;
+  /** Unix socket to listen on. */
+  readonly socket: string;
+  /** Directory of a write log to keep. */
+  readonly writeLog?: string;
+  readonly readOnly?: boolean;
+  /** Default: the file's name. A client that asks for no name gets it too. */
+  readonly exportName?: string;
+  /** Ends the server; without it SIGINT and SIGTERM do. */
+  readonly signal?: AbortSignal;
+  /** One line per event; default: standard output and standard error. */
+  readonly print?: (line: string) => void;
+  readonly complain?: (line: string) => void;
+}
+
+/**
+ * Serves until SIGINT, SIGTERM or `signal`; then answers what is in flight, flushes and closes. Returns the exit code: 0, or
+ * 1 with one sentence that says why not.
+ */
+export async function runNbd(options: NbdOptions): Promise<number> {
+  const print = options.print ?? ((line: string) => void process.stdout.write(`${line}\n`));
+  const complain = options.complain ?? ((line: string) => void process.stderr.write(`${line}\n`));
+  const closers: (() => Promise<unknown>)[] = [];
+  let code = 0;
+  try {
+    const store = FileStore.open(options.file, {
+      readOnly: options.readOnly === true,
+      onFailed: (reason) => complain(`changeover nbd: ${reason}; the export is read-only now`),
+    });
+    closers.unshift(() => store.close());
+    const device =
+      options.writeLog === undefined ? store : logged(store, options.writeLog, complain, closers);
+    const name = options.exportName ?? basename(options.file);
+    const server = new NbdServer();
+    closers.unshift(() => server.close());
+    await server.setExports(new Map([[name, device]]));
+    await server.listen(options.socket);
+    const address = `nbd+unix:///${encodeURIComponent(name)}?socket=${options.socket}`;
+    const mode = options.readOnly === true ? ', read-only' : '';
+    print(`serving ${options.file} (${store.size} bytes${mode}) at ${address}`);
+    await ended(options.signal);
+    await server.close();
+    if (options.readOnly !== true) await device.flush();
+    const { accepted, reads, writes, bytesRead, bytesWritten } = server.counters();
+    print(
+      `ended: ${accepted} connections, ${reads} reads of ${bytesRead} bytes, ${writes} writes of ${bytesWritten} bytes`,
+    );
+  } catch (error) {
+    complain(`changeover nbd: ${sentenceOf(error)}`);
+    code = 1;
+  }
+  for (const close of closers) {
+    try {
+      await close();
+    } catch (error) {
+      complain(`changeover nbd: ${sentenceOf(error)}`);
+      code = 1;
+    }
+  }
+  return code;
+}
+
+function logged(
+  store: FileStore,
+  directory: string,
+  complain: (line: string) => void,
+  closers: (() => Promise<unknown>)[],
+): Device {
+  const log = WriteLog.create(directory, {
+    diskId: basename(store.path).slice(0, 48),
+    diskSize: store.size,
+    purpose: 'copy',
+    onSpill: (reason) =>
+      complain(`changeover nbd: the write log in ${directory} is no longer complete: ${reason}`),
+  });
+  closers.unshift(() => log.close());
+  const trap = new WriteTrap(store);
+  trap.attach(log);
+  return trap;
+}
+
+function ended(signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal !== undefined) {
+      if (signal.aborted) resolve();
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      return;
+    }
+    const stop = () => {
+      process.off('SIGINT', stop);
+      process.off('SIGTERM', stop);
+      resolve();
+    };
+    process.on('SIGINT', stop);
+    process.on('SIGTERM', stop);
+  });
+}
