@@ -31,7 +31,7 @@ export function deviceError(errno: string | undefined, message: string, cause?: 
   return new DeviceError(ERRNOS[errno ?? 'EIO'] ?? 'EIO', message, cause);
 }
 
-/** `block` zero bytes; never written to. */
+/** One MiB of zero bytes; never written to. */
 export const ZERO_BLOCK: Uint8Array = Buffer.alloc(1024 * 1024);
 
 /** Whether `bytes` are all zero. */
@@ -43,7 +43,7 @@ export function isZero(bytes: Uint8Array): boolean {
   return true;
 }
 
-/** Extents of [offset, offset + length) to its end, adjacent ones of one kind merged, cut at the range's borders. */
+/** Extents of [offset, offset + length) to its end, in order, cut at the range's borders. */
 export async function* walkExtents(device: Device, offset: bigint, length: bigint) {
   const end = offset + length;
   let at = offset;
@@ -53,9 +53,9 @@ export async function* walkExtents(device: Device, offset: bigint, length: bigin
     for (const extent of answer) {
       const stop = extent.offset + extent.length;
       if (stop <= at) continue;
-      const upTo = stop < end ? stop : end;
-      yield { offset: at, length: upTo - at, zero: extent.zero, hole: extent.hole };
-      at = upTo;
+      const over = stop > end ? stop - end : 0n;
+      yield { offset: at, length: stop - over - at, zero: extent.zero, hole: extent.hole };
+      at = stop - over;
       if (at === end) return;
     }
     if (at === before)

@@ -35,6 +35,7 @@ import { codeOf, messageOf } from '../../common/index.ts';
 import type { Device, DeviceCapabilities, Extent, WriteOptions, WriteZeroesOptions } from '../device.ts';
 import { DeviceError } from '../device.ts';
 import { checkRange, deviceError, ZERO_BLOCK } from '../range.ts';
+import { Coalesced } from './coalesced.ts';
 import { lockFile, StoreError } from './file-lock.ts';
 import { InlineBudget } from './inline-budget.ts';
 
@@ -68,8 +69,7 @@ export class FileStore implements Device {
   #readNow = true;
   #punch = true;
   #zeroRange = true;
-  #syncing: Promise<void> | undefined;
-  #nextSync: Promise<void> | undefined;
+  readonly #syncs = new Coalesced(() => this.#syncNow());
 
   private constructor(
     path: string,
@@ -280,29 +280,15 @@ export class FileStore implements Device {
     return this.#tracked(this.#sync());
   }
 
-  /** One fdatasync at a time; those who ask while one runs share the next, since the running one may miss their writes. */
   #sync(): Promise<void> {
     if (this.#failed !== undefined) return Promise.reject(this.#failure());
-    if (this.capabilities.readOnly) return Promise.resolve();
-    if (this.#syncing === undefined) {
-      this.#syncing = this.#syncNow();
-      return this.#syncing;
-    }
-    this.#nextSync ??= this.#syncing
-      .catch(() => {})
-      .then(() => {
-        this.#nextSync = undefined;
-        this.#syncing = this.#syncNow();
-        return this.#syncing;
-      });
-    return this.#nextSync;
+    return this.capabilities.readOnly ? Promise.resolve() : this.#syncs.request();
   }
 
   #syncNow(): Promise<void> {
     if (this.#failed !== undefined) return Promise.reject(this.#failure());
     return new Promise<void>((resolve, reject) =>
       fdatasync(this.#fd, (error) => {
-        if (this.#nextSync === undefined) this.#syncing = undefined;
         if (!error) return resolve();
         this.#failed ??= `fdatasync of ${this.path} failed: ${messageOf(error)}`;
         this.#onFailed?.(this.#failed);

@@ -1,3 +1,4 @@
+export * from './coalesced.ts';
 export * from './file-lock.ts';
 export * from './file-store.ts';
 export * from './inline-budget.ts';

@@ -1,0 +1,6 @@
+export * from './dirty-map.ts';
+export * from './format.ts';
+export * from './log-reader.ts';
+export * from './plan.ts';
+export * from './replay.ts';
+export * from './write-log.ts';

@@ -1,0 +1,263 @@
+/** 805/905: reflecting what a write log says onto a device; and what is wrong with a log. */
+import { closeSync, ftruncateSync, openSync, readdirSync, statSync, unlinkSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Device } from '../device.ts';
+import type { RecordKindName } from './format.ts';
+import { LogError, RECORD, SEGMENT, segmentName, segmentNumbers } from './format.ts';
+import type { Finding, LogRecord, ScanOptions } from './log-reader.ts';
+import { LogReader } from './log-reader.ts';
+import { planPieces } from './plan.ts';
+import type { LogTail } from './write-log.ts';
+import { bootId } from './write-log.ts';
+
+export interface LogSummary {
+  readonly directory: string;
+  readonly diskId: string;
+  readonly diskSize: bigint;
+  readonly generation: string;
+  readonly purpose: string;
+  readonly segments: number;
+  readonly records: number;
+  /** Bytes of the disk that the records name. */
+  readonly bytes: number;
+  readonly firstSequence: bigint;
+  /** Last intact record; firstSequence − 1 when there is none. */
+  readonly lastSequence: bigint;
+  readonly firstTimeNs?: bigint;
+  readonly lastTimeNs?: bigint;
+  readonly kinds: Readonly<Record<RecordKindName, number>>;
+  /** Damage, in order of place. A torn tail is no damage. */
+  readonly findings: readonly Finding[];
+  readonly tornTail?: Finding;
+}
+
+/** Reads a whole log and tells what it holds and every place that is wrong. Throws LogError when there is no log at all. */
+export async function verifyLog(directory: string): Promise<LogSummary> {
+  const reader = await LogReader.open(directory);
+  const kinds = { data: 0, zeroes: 0, trim: 0, flush: 0 };
+  const findings: Finding[] = [];
+  let tornTail: Finding | undefined;
+  let records = 0;
+  let bytes = 0;
+  let first: LogRecord | undefined;
+  let last: LogRecord | undefined;
+  for await (const item of reader.scan({ keepGoing: true })) {
+    if ('finding' in item) {
+      if (item.finding.kind === 'torn-tail') tornTail = item.finding;
+      else findings.push(item.finding);
+      continue;
+    }
+    const { record } = item;
+    records++;
+    bytes += record.length;
+    kinds[record.kind]++;
+    first ??= record;
+    last = record;
+  }
+  const { header } = reader;
+  return {
+    directory,
+    diskId: header.diskId,
+    diskSize: header.diskSize,
+    generation: header.generation.toString('hex'),
+    purpose: header.purpose,
+    segments: segmentNumbers(readdirSync(directory)).length,
+    records,
+    bytes,
+    firstSequence: header.firstSequence,
+    lastSequence: last?.sequence ?? header.firstSequence - 1n,
+    ...(first === undefined ? {} : { firstTimeNs: first.timeNs }),
+    ...(last === undefined ? {} : { lastTimeNs: last.timeNs }),
+    kinds,
+    findings,
+    ...(tornTail === undefined ? {} : { tornTail }),
+  };
+}
+
+export interface ReplayOptions {
+  /** Last record to reflect. */
+  readonly toSequence?: bigint;
+  /** Reflect records up to this time (ns); the first later one ends the replay, whatever follows it. */
+  readonly toTimeNs?: bigint;
+  readonly generation?: Buffer;
+  readonly diskId?: string;
+}
+
+export interface ReplayResult {
+  readonly records: number;
+  /** Bytes that the records named, and bytes put on the target. */
+  readonly bytes: number;
+  readonly written: number;
+  readonly lastSequence: bigint;
+}
+
+/**
+ * Reflects a log onto `target` and flushes it. Throws LogError `damaged` before anything was written when a place up to the
+ * goal is wrong, `foreign` for another disk's log or size. A torn tail ends the log.
+ */
+export async function replayLog(
+  directory: string,
+  target: Device,
+  options: ReplayOptions = {},
+): Promise<ReplayResult> {
+  const { toSequence, toTimeNs, ...expected } = options;
+  const reader = await LogReader.open(directory, expected);
+  if (reader.header.diskSize !== target.size)
+    throw new LogError(
+      'foreign',
+      `${directory} is the log of a disk of ${reader.header.diskSize} bytes, the target has ${target.size}`,
+    );
+  const scan = toSequence === undefined ? {} : { until: toSequence + 1n };
+  const records = await collect(reader, scan, toTimeNs);
+  const written = await reflect(reader, records, target);
+  await target.flush();
+  return {
+    records: records.length,
+    bytes: records.reduce((sum, record) => sum + record.length, 0),
+    written,
+    lastSequence: records.at(-1)?.sequence ?? reader.header.firstSequence - 1n,
+  };
+}
+
+/** Verified records of a stretch. Throws LogError `damaged` at the first place that is wrong; a torn tail ends it. */
+export async function collect(
+  reader: LogReader,
+  options: ScanOptions,
+  toTimeNs?: bigint,
+): Promise<LogRecord[]> {
+  const records: LogRecord[] = [];
+  for await (const item of reader.scan(options)) {
+    if ('finding' in item) {
+      if (item.finding.kind === 'torn-tail') break;
+      throw damaged(reader.directory, item.finding);
+    }
+    if (toTimeNs !== undefined && item.record.timeNs > toTimeNs) break;
+    records.push(item.record);
+  }
+  return records;
+}
+
+export function damaged(directory: string, finding: Finding): LogError {
+  const path = join(directory, segmentName(finding.segment));
+  return new LogError('damaged', `${path} is damaged at byte ${finding.offset}: ${finding.reason}`, {
+    remedy: 'nothing behind that place is replayed; copy the disk anew, or replay up to the record before it',
+    values: { ...finding },
+  });
+}
+
+/** Pieces on their way to the target at once. */
+const REFLECT_DEPTH = 8;
+/** Largest piece written at once. */
+const REFLECT_BYTES = 1024 * 1024;
+
+/** Puts the newest bytes of `records` (in order of sequence) on the target; returns bytes written. Does not flush. */
+export async function reflect(
+  reader: LogReader,
+  records: readonly LogRecord[],
+  target: Device,
+  onBytes?: (bytes: number) => void,
+): Promise<number> {
+  const pieces = planPieces(records);
+  const files = new Map<number, Awaited<ReturnType<typeof open>>>();
+  let written = 0;
+  let next = 0;
+  const worker = async () => {
+    while (next < pieces.length) {
+      const piece = pieces[next++]!;
+      const { from } = piece;
+      if (from.kind !== 'data') {
+        await target.writeZeroes(BigInt(piece.start), BigInt(piece.end - piece.start), {
+          noHole: from.noHole,
+        });
+      } else {
+        const file = files.get(from.segment)!;
+        const origin = from.offset + RECORD.data - from.address;
+        for (let at = piece.start; at < piece.end; at += REFLECT_BYTES) {
+          const data = Buffer.allocUnsafe(Math.min(REFLECT_BYTES, piece.end - at));
+          const { bytesRead } = await file.read(data, 0, data.length, origin + at);
+          if (bytesRead !== data.length)
+            throw new LogError('damaged', `${segmentName(from.segment)} became shorter while it was read`);
+          await target.writeAt(data, BigInt(at));
+        }
+      }
+      written += piece.end - piece.start;
+      onBytes?.(piece.end - piece.start);
+    }
+  };
+  try {
+    for (const { from } of pieces)
+      if (!files.has(from.segment))
+        files.set(from.segment, await open(join(reader.directory, segmentName(from.segment)), 'r'));
+    const outcomes = await Promise.allSettled(Array.from({ length: REFLECT_DEPTH }, worker));
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+  } finally {
+    for (const file of files.values()) await file.close();
+  }
+  return written;
+}
+
+export interface Recovery {
+  readonly tail: LogTail;
+  /** A torn tail that was cut off. */
+  readonly cut?: Finding;
+  /** Damage: the log must not be gone on with. */
+  readonly damage?: Finding;
+  /** The host was started anew since: what was not flushed may be on the disk and not in the log, or the other way. */
+  readonly otherBoot: boolean;
+  /** The last records; their writes may or may not have reached the disk. */
+  readonly lastRecords: readonly LogRecord[];
+}
+
+/** Opens the log of a writer that is gone, cuts a torn tail off, and tells where it goes on. */
+export async function recoverLog(
+  directory: string,
+  expected: { readonly generation?: Buffer; readonly diskId?: string } = {},
+  keepLast = 4096,
+): Promise<Recovery> {
+  const reader = await LogReader.open(directory, expected);
+  let damage: Finding | undefined;
+  let cut: Finding | undefined;
+  let lastRecords: LogRecord[] = [];
+  let last: LogRecord | undefined;
+  for await (const item of reader.scan()) {
+    if ('record' in item) {
+      last = item.record;
+      lastRecords.push(last);
+      if (lastRecords.length >= 2 * keepLast) lastRecords = lastRecords.slice(-keepLast);
+    } else if (item.finding.kind === 'torn-tail') cut = item.finding;
+    else damage = item.finding;
+  }
+  if (cut !== undefined) cutTail(directory, cut);
+  const numbers = segmentNumbers(readdirSync(directory));
+  const segment = numbers.at(-1) ?? 1;
+  const offset =
+    last !== undefined && last.segment === segment ? last.offset + RECORD.size + last.payload : SEGMENT.size;
+  return {
+    tail: {
+      header: reader.header,
+      segment,
+      offset,
+      nextSequence: (last?.sequence ?? reader.header.firstSequence - 1n) + 1n,
+      bytes: numbers.reduce((sum, n) => sum + statSync(join(directory, segmentName(n))).size, 0),
+    },
+    ...(cut === undefined ? {} : { cut }),
+    ...(damage === undefined ? {} : { damage }),
+    otherBoot: reader.header.boot !== bootId(),
+    lastRecords: lastRecords.slice(-keepLast),
+  };
+}
+
+function cutTail(directory: string, cut: Finding): void {
+  const path = join(directory, segmentName(cut.segment));
+  if (cut.offset < SEGMENT.size) {
+    unlinkSync(path);
+    return;
+  }
+  const fd = openSync(path, 'r+');
+  try {
+    ftruncateSync(fd, cut.offset);
+  } finally {
+    closeSync(fd);
+  }
+}
