@@ -1,0 +1,13 @@
+export type { TcpConfig } from './config.ts';
+export { DEFAULT_TCP_CONFIG } from './config.ts';
+export type { CongestionName } from './congestion.ts';
+export { CONGESTION_NAMES } from './congestion.ts';
+export type { KeepAliveOptions } from './connection.ts';
+export { TcpConnection } from './connection.ts';
+export { TcpCounters } from './engine.ts';
+export type { TcpErrorCode } from './errors.ts';
+export { HandOverError, TcpError } from './errors.ts';
+export type { TcpConnectionState } from './hand-over.ts';
+export type { TcpConnectOptions, TcpListener, TcpListenOptions, TcpOptions } from './layer.ts';
+export { TcpLayer } from './layer.ts';
+export type { StateName, TcpHandler } from './tcb.ts';
