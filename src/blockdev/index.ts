@@ -1,3 +1,4 @@
+export * from './copy/index.ts';
 export * from './device.ts';
 export * from './ext4/index.ts';
 export * from './filter/index.ts';

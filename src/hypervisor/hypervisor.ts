@@ -1,11 +1,35 @@
+/**
+ * The logical partitioning mechanism [110] as one object: it composes the mux process, the block process, the guest kinds,
+ * the partitions and the resource table. A start attaches in this order: disks, NBD exports, port; then the guest boots.
+ */
+import { mkdirSync, statSync } from 'node:fs';
+import type { Device } from '../blockdev/index.ts';
+import { NbdClient } from '../blockdev/index.ts';
 import type { Channel } from '../channel/index.ts';
 import type { Log } from '../common/index.ts';
+import { CodedError, silentLog } from '../common/index.ts';
 import type { ControlProgram } from './control-program/index.ts';
+import type { InjectedFile } from './disk-files.ts';
+import { extractFile, injectFiles } from './disk-files.ts';
 import type { DiskCommands, DiskEvents } from './disks/commands.ts';
+import type { GuestKind, GuestSpec } from './guest-kind/index.ts';
+import { ProcessKind } from './guest-kind/index.ts';
 import type { MuxCommands, MuxEvents } from './mux/commands.ts';
-import type { DiskRole, PartitionConfig, PartitionStatus, StartOptions } from './partition/index.ts';
-import type { ResourceTable } from './resource-table/index.ts';
+import type {
+  DiskConfig,
+  DiskRole,
+  PartitionConfig,
+  PartitionState,
+  PartitionStatus,
+  StartOptions,
+} from './partition/index.ts';
+import { diskId, Partition } from './partition/index.ts';
+import { ResourceTable, rowOf } from './resource-table/index.ts';
 import type { RunPaths } from './run-paths.ts';
+import { runPaths } from './run-paths.ts';
+
+/** Codes: `unknown-partition`, `invalid-partition`, `defined-twice`, `no-disk`, `still-running`. */
+export class HypervisorError extends CodedError {}
 
 export type MuxClient = Channel<MuxCommands, MuxEvents>;
 export type DisksClient = Channel<DiskCommands, DiskEvents>;
@@ -17,14 +41,14 @@ export interface HypervisorOptions {
   readonly log?: Log;
   /** Guests end as soon as this process does. Default false: they go on, and are adopted again. */
   readonly lifeline?: boolean;
+  /** Default: `process` guests run by the Node that runs us, under control groups. */
+  readonly kinds?: Readonly<Record<PartitionConfig['kind'], GuestKind>>;
 }
 
-export interface InjectedFile {
-  /** Absolute path inside the file system. */
-  readonly path: string;
-  readonly data: Uint8Array;
-  /** Default 0o644. */
-  readonly mode?: number;
+export interface StateChange {
+  readonly id: string;
+  readonly state: PartitionState;
+  readonly reason?: string;
 }
 
 export interface HypervisorSurface {
@@ -48,6 +72,273 @@ export interface HypervisorSurface {
   /** Steps 705, 706: puts files on a disk of a partition that does not run. */
   inject(id: string, role: DiskRole, files: readonly InjectedFile[]): Promise<void>;
   extract(id: string, role: DiskRole, path: string): Promise<Buffer>;
-  onStateChange(listener: (status: { id: string; state: string; reason?: string }) => void): () => void;
+  /** Returns the function that takes the listener off again. */
+  onStateChange(listener: (change: StateChange) => void): () => void;
+  /** Lets go of the guests; they run on unless `lifeline` was asked. */
   close(): Promise<void>;
+}
+
+const ID = /^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$/;
+
+export class Hypervisor implements HypervisorSurface {
+  readonly paths: RunPaths;
+  readonly resources = new ResourceTable();
+  readonly #mux: MuxClient;
+  readonly #disks: DisksClient;
+  readonly #log: Log;
+  readonly #lifeline: boolean;
+  readonly #kinds: Readonly<Record<PartitionConfig['kind'], GuestKind>>;
+  readonly #partitions = new Map<string, Partition>();
+  readonly #listeners = new Set<(change: StateChange) => void>();
+
+  constructor(options: HypervisorOptions) {
+    this.paths = runPaths(options.runDirectory);
+    this.#mux = options.mux;
+    this.#disks = options.disks;
+    this.#log = options.log ?? silentLog;
+    this.#lifeline = options.lifeline ?? false;
+    this.#kinds = options.kinds ?? { process: new ProcessKind() };
+    for (const directory of this.paths.directories) mkdirSync(directory, { recursive: true, mode: 0o700 });
+  }
+
+  /** Throws HypervisorError `invalid-partition`, `defined-twice`. */
+  definePartition(config: PartitionConfig): void {
+    check(config);
+    if (this.#partitions.has(config.id)) {
+      throw new HypervisorError('defined-twice', `partition ${config.id} is defined already`, {
+        values: { partition: config.id },
+        remedy: 'give every partition an id of its own',
+      });
+    }
+    const partition = new Partition(config, this.#kinds[config.kind], this.#log);
+    partition.lifecycle.onChange((state, reason) => {
+      const change = { id: config.id, state, ...(reason === undefined ? {} : { reason }) };
+      for (const listener of this.#listeners) listener(change);
+    });
+    this.#partitions.set(config.id, partition);
+    this.resources.set(rowOf(config, false, sizesOnDisk(config.disks)));
+  }
+
+  partitionConfig(id: string): PartitionConfig {
+    return this.#partition(id).config;
+  }
+
+  async startPartition(id: string, options: StartOptions): Promise<PartitionStatus> {
+    const partition = this.#partition(id);
+    await this.#attachDisks(partition, options.applicationDisk);
+    const portSocket = await this.#attachPort(partition, options);
+    await partition.start({ ...this.#spec(partition, portSocket), addresses: options.addresses }, options);
+    return partition.status();
+  }
+
+  async stopPartition(id: string, options: { timeoutMs?: number } = {}): Promise<PartitionStatus> {
+    const partition = this.#partition(id);
+    await partition.stop(options.timeoutMs);
+    await this.#disks.execute('serve-stop', { socket: this.paths.nbd(id) });
+    return partition.status();
+  }
+
+  async restartPartition(id: string, options: Partial<StartOptions> = {}): Promise<PartitionStatus> {
+    const partition = this.#partition(id);
+    const before = partition.options;
+    await this.stopPartition(id, options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs });
+    return this.startPartition(id, {
+      addresses: [],
+      isolated: true,
+      applicationDisk: false,
+      startApplication: false,
+      ...before,
+      ...options,
+    });
+  }
+
+  async adoptPartition(id: string): Promise<boolean> {
+    const partition = this.#partition(id);
+    const device = partition.config.network[0];
+    const adopted = await partition.adopt(this.#spec(partition, device && this.paths.port(id)));
+    if (!adopted || partition.options === undefined) return adopted;
+    const ports = await this.#mux.execute('ports', {});
+    const port = ports.find((candidate) => candidate.name === device?.name);
+    partition.options = { ...partition.options, isolated: port?.state === 'isolated' };
+    return true;
+  }
+
+  async exportApplicationDisk(id: string, exported: boolean): Promise<void> {
+    const partition = this.#partition(id);
+    if (exported) this.#disk(partition, 'application');
+    await this.#attachDisks(partition, exported);
+    if (partition.options !== undefined)
+      partition.options = { ...partition.options, applicationDisk: exported };
+  }
+
+  control(id: string): ControlProgram {
+    return this.#partition(id).control;
+  }
+
+  status(): Promise<PartitionStatus[]> {
+    return Promise.all([...this.#partitions.values()].map((partition) => partition.status()));
+  }
+
+  async partitionStatus(id: string): Promise<PartitionStatus> {
+    return this.#partition(id).status();
+  }
+
+  async inject(id: string, role: DiskRole, files: readonly InjectedFile[]): Promise<void> {
+    await this.#withDisk(id, role, (device) => injectFiles(device, files));
+  }
+
+  extract(id: string, role: DiskRole, path: string): Promise<Buffer> {
+    return this.#withDisk(id, role, (device) => extractFile(device, path));
+  }
+
+  onStateChange(listener: (change: StateChange) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  async close(): Promise<void> {
+    if (this.#lifeline)
+      await Promise.all([...this.#partitions.values()].map((partition) => partition.stop()));
+    else for (const partition of this.#partitions.values()) partition.release();
+    this.#listeners.clear();
+  }
+
+  #partition(id: string): Partition {
+    const partition = this.#partitions.get(id);
+    if (partition === undefined) {
+      throw new HypervisorError('unknown-partition', `there is no partition ${id}`, {
+        values: { partition: id },
+        remedy: `known are: ${[...this.#partitions.keys()].join(', ') || 'none'}`,
+      });
+    }
+    return partition;
+  }
+
+  #disk(partition: Partition, role: DiskRole): DiskConfig {
+    const disk = partition.config.disks.find((candidate) => candidate.role === role);
+    if (disk === undefined) {
+      throw new HypervisorError('no-disk', `partition ${partition.id} has no ${role} disk`, {
+        values: { partition: partition.id, role },
+        remedy: 'add one to its configuration',
+      });
+    }
+    return disk;
+  }
+
+  #spec(partition: Partition, portSocket: string | undefined): Omit<GuestSpec, 'addresses'> {
+    const { id, config } = partition;
+    return {
+      config,
+      portSocket,
+      blockSocket: this.paths.nbd(id),
+      agentSocket: this.paths.agent(id),
+      bootFile: this.paths.boot(id),
+      scratchDirectory: this.paths.scratch(id),
+      logFile: this.paths.log(id),
+      lifeline: this.#lifeline,
+    };
+  }
+
+  async #attachDisks(partition: Partition, applicationDisk: boolean): Promise<void> {
+    const exports: Record<string, string> = {};
+    for (const disk of partition.config.disks) {
+      if (disk.role === 'application' && !applicationDisk) continue;
+      await this.#addDisk(partition, disk);
+      exports[disk.role] = diskId(partition.id, disk.role);
+    }
+    await this.#disks.execute('serve', { socket: this.paths.nbd(partition.id), exports });
+  }
+
+  async #addDisk(partition: Partition, disk: DiskConfig): Promise<void> {
+    await this.#disks.execute('disk-add', {
+      id: diskId(partition.id, disk.role),
+      path: disk.path,
+      ...(disk.sizeBytes === undefined ? {} : { create: String(disk.sizeBytes) }),
+    });
+  }
+
+  /** The socket of the partition's port, undefined when it has no network device. */
+  async #attachPort(partition: Partition, options: StartOptions): Promise<string | undefined> {
+    const device = partition.config.network[0];
+    if (device === undefined) return undefined;
+    const socket = this.paths.port(partition.id);
+    const addresses = options.addresses.map((cidr) => cidr.split('/')[0]!);
+    const ports = await this.#mux.execute('ports', {});
+    if (ports.some((port) => port.name === device.name)) {
+      await this.#mux.execute('port-addresses', { name: device.name, addresses });
+    } else {
+      await this.#mux.execute('port-add', {
+        name: device.name,
+        socket,
+        mac: device.mac,
+        addresses,
+        vnetHeader: true,
+      });
+    }
+    await this.#mux.execute('port-state', {
+      name: device.name,
+      state: options.isolated ? 'isolated' : 'attached',
+    });
+    return socket;
+  }
+
+  /** Opens a disk of a partition that does not run, over NBD. */
+  async #withDisk<T>(id: string, role: DiskRole, body: (device: Device) => Promise<T>): Promise<T> {
+    const partition = this.#partition(id);
+    if (partition.running) {
+      throw new HypervisorError('still-running', `partition ${id} runs: its ${role} disk is its own`, {
+        values: { partition: id, role },
+        remedy: `stop it first: changeover partition stop ${id}`,
+      });
+    }
+    await this.#addDisk(partition, this.#disk(partition, role));
+    const socket = this.paths.nbd(`${id}.files`);
+    await this.#disks.execute('serve', { socket, exports: { [role]: diskId(id, role) } });
+    try {
+      const device = await NbdClient.connect(socket, role, { reconnectTimeoutMs: 0 });
+      try {
+        return await body(device);
+      } finally {
+        await device.close();
+      }
+    } finally {
+      await this.#disks.execute('serve-stop', { socket });
+    }
+  }
+}
+
+function check(config: PartitionConfig): void {
+  const refuse = (message: string, remedy: string): never => {
+    throw new HypervisorError('invalid-partition', message, { values: { partition: config.id }, remedy });
+  };
+  if (!ID.test(config.id)) {
+    refuse(
+      `'${config.id}' is no partition id`,
+      'use letters, digits, - and _, at most 32, the first a letter or digit',
+    );
+  }
+  if (config.processor.sharePercent < 1 || config.processor.sharePercent > 100) {
+    refuse(
+      `partition ${config.id} has ${config.processor.sharePercent} % of a processor`,
+      'give a share of 1 to 100',
+    );
+  }
+  for (const role of ['system', 'application'] as const) {
+    if (config.disks.filter((disk) => disk.role === role).length > 1) {
+      refuse(`partition ${config.id} has more than one ${role} disk`, 'a partition has one disk per role');
+    }
+  }
+  if (!config.disks.some((disk) => disk.role === 'system')) {
+    refuse(`partition ${config.id} has no system disk`, 'every partition boots from one');
+  }
+}
+
+function sizesOnDisk(disks: readonly DiskConfig[]): Partial<Record<DiskRole, bigint>> {
+  const sizes: Partial<Record<DiskRole, bigint>> = {};
+  for (const disk of disks) {
+    const stats = statSync(disk.path, { throwIfNoEntry: false, bigint: true });
+    if (stats?.isFile()) sizes[disk.role] = stats.size;
+    else if (disk.sizeBytes !== undefined) sizes[disk.role] = BigInt(disk.sizeBytes);
+  }
+  return sizes;
 }

@@ -1,5 +1,7 @@
 export * from './control-program/index.ts';
+export * from './disk-files.ts';
 export * from './disks/commands.ts';
+export * from './guest-kind/index.ts';
 export * from './hypervisor.ts';
 export * from './mux/commands.ts';
 export * from './partition/index.ts';

@@ -14,6 +14,8 @@ export interface RunPaths {
   /** Boot description of a partition. */
   boot(partition: string): string;
   log(partition: string): string;
+  /** Private to the partition; unpacked programs. */
+  scratch(partition: string): string;
   /** Directories that must exist before anything listens. */
   readonly directories: readonly string[];
 }
@@ -30,6 +32,14 @@ export function runPaths(directory: string): RunPaths {
     agent: (partition) => inside('agents', `${partition}.sock`),
     boot: (partition) => inside('agents', `${partition}.boot.json`),
     log: (partition) => inside('logs', `${partition}.log`),
-    directories: [directory, inside('ports'), inside('nbd'), inside('agents'), inside('logs')],
+    scratch: (partition) => inside('scratch', partition),
+    directories: [
+      directory,
+      inside('ports'),
+      inside('nbd'),
+      inside('agents'),
+      inside('logs'),
+      inside('scratch'),
+    ],
   };
 }

@@ -194,6 +194,16 @@ export class FileSystem {
     }
   }
 
+  /** Gives the disk up without committing: it stays as the last commit left it. */
+  abandon(): void {
+    this.#unmounted = true;
+    clearTimeout(this.#writeback);
+    this.thaw();
+    for (const handle of this.#handles) handle.invalidate();
+    this.#handles.clear();
+    this.#lock.run(() => this.#endSession()).catch(() => {});
+  }
+
   /** Under the lock: everything that differs from the device, at one instant. */
   async #collect(): Promise<{ write(): Promise<void> } | undefined> {
     clearTimeout(this.#writeback);

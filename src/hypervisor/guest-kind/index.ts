@@ -1,0 +1,2 @@
+export * from './guest-kind.ts';
+export * from './process/index.ts';

@@ -1,0 +1,20 @@
+/** What `src/guest/main.ts` is told at boot (`--boot FILE`): the partition's devices, as firmware would hand them over. */
+export interface BootDescription {
+  readonly partition: string;
+  readonly hostname: string;
+  /** Absent: no network device. */
+  readonly network?: {
+    readonly mac: string;
+    /** Port socket of the mux, frames with virtio-net header. */
+    readonly socket: string;
+    /** CIDR. */
+    readonly addresses: readonly string[];
+    readonly gateway?: string;
+    readonly mtu?: number;
+  };
+  /** NBD server with the exports `system` and, when the application disk is attached, `application`. */
+  readonly blockSocket: string;
+  readonly agentSocket: string;
+  /** Private directory for unpacked programs; emptied at boot. */
+  readonly scratchDirectory: string;
+}

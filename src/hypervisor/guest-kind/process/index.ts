@@ -1,0 +1,2 @@
+export * from './boot-description.ts';
+export * from './process-kind.ts';

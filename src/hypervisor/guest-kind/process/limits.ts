@@ -1,0 +1,116 @@
+/**
+ * CPU and memory limits of a process by the kernel's control groups, version 2 or 1. Where neither can be used, the
+ * partition runs without the limit and a note says so.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { messageOf } from '../../../common/index.ts';
+import type { PartitionConfig } from '../../partition/index.ts';
+
+const ROOT = '/sys/fs/cgroup';
+const PERIOD_US = 100_000;
+/** What the runtime itself takes beside the memory that the partition is given: code, WebAssembly, page cache of its files. */
+export const RUNTIME_MEMORY_MIB = 160;
+
+export interface Limits {
+  /** One sentence for each limit that is not enforced. */
+  readonly notes: readonly string[];
+  remove(): void;
+}
+
+/** Puts process `pid` under the limits of `config`. Never throws: what cannot be done becomes a note. */
+export function limitProcess(pid: number, config: PartitionConfig, root: string = ROOT): Limits {
+  const notes: string[] = [];
+  const made: string[] = [];
+  const attempt = (what: string, body: () => void) => {
+    try {
+      body();
+    } catch (error) {
+      notes.push(`${what} of partition ${config.id} is not enforced: ${messageOf(error)}`);
+    }
+  };
+  const cpu = { quotaUs: Math.max(1000, config.processor.sharePercent * (PERIOD_US / 100)) };
+  const memoryBytes = (config.memoryMiB + RUNTIME_MEMORY_MIB) * 1024 * 1024;
+  if (existsSync(join(root, 'cgroup.controllers'))) {
+    const group = join(root, 'changeover', config.id);
+    attempt('the processor share', () => {
+      makeGroup(group, made);
+      enable(root, ['cpu', 'memory', 'cpuset']);
+      enable(join(root, 'changeover'), ['cpu', 'memory', 'cpuset']);
+      writeFileSync(join(group, 'cpu.max'), `${cpu.quotaUs} ${PERIOD_US}`);
+    });
+    attempt('the processor', () => writeFileSync(join(group, 'cpuset.cpus'), String(config.processor.cpu)));
+    attempt('the memory limit', () => writeFileSync(join(group, 'memory.max'), String(memoryBytes)));
+    attempt('every limit', () => writeFileSync(join(group, 'cgroup.procs'), String(pid)));
+  } else {
+    attempt('the processor share', () => {
+      const group = versionOne(root, 'cpu', config.id, made);
+      writeFileSync(join(group, 'cpu.cfs_period_us'), String(PERIOD_US));
+      writeFileSync(join(group, 'cpu.cfs_quota_us'), String(cpu.quotaUs));
+      writeFileSync(join(group, 'cgroup.procs'), String(pid));
+    });
+    attempt('the memory limit', () => {
+      const group = versionOne(root, 'memory', config.id, made);
+      writeFileSync(join(group, 'memory.limit_in_bytes'), String(memoryBytes));
+      writeFileSync(join(group, 'cgroup.procs'), String(pid));
+    });
+    attempt('the processor', () => {
+      const group = versionOne(root, 'cpuset', config.id, made);
+      for (const folder of [join(root, 'cpuset', 'changeover'), group]) {
+        writeFileSync(
+          join(folder, 'cpuset.mems'),
+          readFileSync(join(root, 'cpuset', 'cpuset.mems'), 'utf8').trim(),
+        );
+      }
+      writeFileSync(
+        join(root, 'cpuset', 'changeover', 'cpuset.cpus'),
+        readFileSync(join(root, 'cpuset', 'cpuset.cpus'), 'utf8').trim(),
+      );
+      writeFileSync(join(group, 'cpuset.cpus'), String(config.processor.cpu));
+      writeFileSync(join(group, 'cgroup.procs'), String(pid));
+    });
+  }
+  return { notes, remove: () => removeGroups(made) };
+}
+
+/** The groups of a partition that an earlier control process made. */
+export function limitsOf(id: string, root: string = ROOT): Limits {
+  const groups = [
+    join(root, 'changeover', id),
+    ...['cpu', 'memory', 'cpuset'].map((c) => join(root, c, 'changeover', id)),
+  ];
+  return { notes: [], remove: () => removeGroups(groups.filter((group) => existsSync(group))) };
+}
+
+function versionOne(root: string, controller: string, id: string, made: string[]): string {
+  const base = join(root, controller);
+  if (!existsSync(base)) throw new Error(`the kernel offers no ${controller} control group at ${base}`);
+  const group = join(base, 'changeover', id);
+  makeGroup(group, made);
+  return group;
+}
+
+function makeGroup(group: string, made: string[]): void {
+  mkdirSync(group, { recursive: true });
+  made.push(group);
+}
+
+function enable(group: string, controllers: readonly string[]): void {
+  const offered = readFileSync(join(group, 'cgroup.controllers'), 'utf8').trim().split(' ');
+  const wanted = controllers.filter((name) => offered.includes(name));
+  if (wanted.length > 0)
+    writeFileSync(join(group, 'cgroup.subtree_control'), wanted.map((name) => `+${name}`).join(' '));
+}
+
+function removeGroups(groups: readonly string[]): void {
+  for (const group of groups) {
+    try {
+      rmdirSync(group);
+      const parent = join(group, '..');
+      if (readdirSync(parent, { withFileTypes: true }).every((entry) => !entry.isDirectory()))
+        rmdirSync(parent);
+    } catch {
+      // Still in use, or gone: the next start takes it over.
+    }
+  }
+}

@@ -1,0 +1,220 @@
+/**
+ * Guest kind `process`: the partition is a child process that runs the guest OS of src/guest. It outlives the control
+ * process unless `lifeline` is asked: its output goes to a file, and it is found again by its agent socket.
+ */
+import { spawn } from 'node:child_process';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { resolve } from 'node:path';
+import { codeOf, messageOf } from '../../../common/index.ts';
+import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
+import { GuestKindError } from '../guest-kind.ts';
+import type { BootDescription } from './boot-description.ts';
+import { limitProcess, limitsOf } from './limits.ts';
+
+const GUEST_MAIN = resolve(import.meta.dirname, '../../../guest/main.ts');
+const MAX_LOG_BYTES = 4 * 1024 * 1024;
+const TAIL_BYTES = 16 * 1024;
+const DEFAULT_LINES = 20;
+const POLL_MS = 100;
+
+export interface ProcessKindOptions {
+  /** Default: the Node that runs us. */
+  readonly node?: string;
+  /** Put the process into control groups. Default true. */
+  readonly limits?: boolean;
+}
+
+export class ProcessKind implements GuestKind {
+  readonly name = 'process';
+  readonly #node: string;
+  readonly #limits: boolean;
+
+  constructor(options: ProcessKindOptions = {}) {
+    this.#node = options.node ?? process.execPath;
+    this.#limits = options.limits ?? true;
+  }
+
+  /** Throws GuestKindError `spawn-failed`. */
+  async start(spec: GuestSpec): Promise<RunningGuest> {
+    const { config } = spec;
+    writeFileSync(spec.bootFile, `${JSON.stringify(bootDescription(spec), null, 2)}\n`, { mode: 0o600 });
+    rotate(spec.logFile);
+    const log = openSync(spec.logFile, 'a', 0o600);
+    const args = [
+      '--disable-warning=ExperimentalWarning',
+      `--max-old-space-size=${config.memoryMiB}`,
+      GUEST_MAIN,
+      '--boot',
+      spec.bootFile,
+      ...(spec.lifeline ? ['--lifeline'] : []),
+    ];
+    try {
+      const child = spawn(this.#node, args, {
+        stdio: [spec.lifeline ? 'pipe' : 'ignore', log, log],
+        detached: true,
+        cwd: '/',
+        env: {
+          PATH: process.env['PATH'] ?? '',
+          TZ: process.env['TZ'] ?? '',
+          LANG: process.env['LANG'] ?? 'C.UTF-8',
+        },
+      });
+      const exited = new Promise<GuestExit>((done) => {
+        child.once('exit', (code, signal) => done({ code, signal }));
+        child.once('error', () => done({ code: null, signal: null }));
+      });
+      await new Promise<void>((done, failed) => {
+        child.once('spawn', done);
+        child.once('error', failed);
+      });
+      child.unref();
+      (child.stdin as { unref?: () => void } | null)?.unref?.();
+      const pid = child.pid!;
+      writeFileSync(pidFile(spec), `${pid}\n`, { mode: 0o600 });
+      const limits = this.#limits ? limitProcess(pid, config) : { notes: [], remove: () => {} };
+      const notes = [...limits.notes];
+      if (config.network.length > 1) {
+        notes.push(`guests of kind process use one network device: ${config.network[0]?.name}`);
+      }
+      return new ProcessGuest(pid, exited, notes, spec.logFile, limits.remove);
+    } catch (error) {
+      throw new GuestKindError(
+        'spawn-failed',
+        `partition ${config.id} cannot be started: ${messageOf(error)}`,
+        {
+          cause: error,
+          values: { node: this.#node },
+        },
+      );
+    } finally {
+      closeSync(log);
+    }
+  }
+
+  async adopt(spec: Omit<GuestSpec, 'addresses'>): Promise<RunningGuest | undefined> {
+    const pid = readPid(pidFile(spec));
+    if (pid === undefined || !isGuest(pid, spec.bootFile)) return undefined;
+    const exited = new Promise<GuestExit>((done) => {
+      const timer = setInterval(() => {
+        if (isGuest(pid, spec.bootFile)) return;
+        clearInterval(timer);
+        done({ code: null, signal: null });
+      }, POLL_MS);
+      timer.unref();
+    });
+    return new ProcessGuest(pid, exited, [], spec.logFile, limitsOf(spec.config.id).remove);
+  }
+}
+
+class ProcessGuest implements RunningGuest {
+  readonly pid: number;
+  readonly exited: Promise<GuestExit>;
+  readonly notes: readonly string[];
+  readonly #logFile: string;
+
+  constructor(
+    pid: number,
+    exited: Promise<GuestExit>,
+    notes: readonly string[],
+    logFile: string,
+    removeLimits: () => void,
+  ) {
+    this.pid = pid;
+    this.exited = exited.then((exit) => {
+      removeLimits();
+      return exit;
+    });
+    this.notes = notes;
+    this.#logFile = logFile;
+  }
+
+  lastOutput(lines = DEFAULT_LINES): string[] {
+    return tail(this.#logFile, lines);
+  }
+
+  kill(): void {
+    try {
+      process.kill(this.pid, 'SIGKILL');
+    } catch (error) {
+      if (codeOf(error) !== 'ESRCH') throw error;
+    }
+  }
+}
+
+function bootDescription(spec: GuestSpec): BootDescription {
+  const { config } = spec;
+  const device = config.network[0];
+  return {
+    partition: config.id,
+    hostname: config.hostname ?? config.id,
+    ...(device === undefined || spec.portSocket === undefined
+      ? {}
+      : {
+          network: {
+            mac: device.mac,
+            socket: spec.portSocket,
+            addresses: spec.addresses,
+            ...(config.gateway === undefined ? {} : { gateway: config.gateway }),
+          },
+        }),
+    blockSocket: spec.blockSocket,
+    agentSocket: spec.agentSocket,
+    scratchDirectory: spec.scratchDirectory,
+  };
+}
+
+function pidFile(spec: { readonly agentSocket: string }): string {
+  return `${spec.agentSocket}.pid`;
+}
+
+function readPid(path: string): number | undefined {
+  try {
+    const pid = Number(readFileSync(path, 'utf8'));
+    return Number.isInteger(pid) && pid > 1 ? pid : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A process id may have been given to somebody else: only a process that was booted with our file is the guest. */
+function isGuest(pid: number, bootFile: string): boolean {
+  try {
+    const [state, commandLine] = [
+      readFileSync(`/proc/${pid}/stat`, 'utf8'),
+      readFileSync(`/proc/${pid}/cmdline`, 'utf8'),
+    ];
+    return !/\) Z /.test(state) && commandLine.split('\0').includes(bootFile);
+  } catch {
+    return false;
+  }
+}
+
+function rotate(path: string): void {
+  if (existsSync(path) && statSync(path).size > MAX_LOG_BYTES) renameSync(path, `${path}.1`);
+}
+
+function tail(path: string, lines: number): string[] {
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch {
+    return [];
+  }
+  try {
+    const { size } = statSync(path);
+    const buffer = Buffer.alloc(Math.min(TAIL_BYTES, size));
+    readSync(fd, buffer, 0, buffer.length, size - buffer.length);
+    return buffer.toString('utf8').trimEnd().split('\n').slice(-lines);
+  } finally {
+    closeSync(fd);
+  }
+}
