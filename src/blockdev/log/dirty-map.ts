@@ -29,6 +29,13 @@ export class DirtyMap {
     }
   }
 
+  /** Whether anything of [start, end) is marked. */
+  has(start: number, end: number): boolean {
+    for (let grain = Math.floor(start / DIRTY_GRAIN); grain * DIRTY_GRAIN < end; grain++)
+      if ((this.#bits[Math.floor(grain / 8)]! & (1 << (grain & 7))) !== 0) return true;
+    return false;
+  }
+
   /** Marked ranges, ascending, adjacent ones merged. */
   ranges(): { readonly start: number; readonly end: number }[] {
     const found: { start: number; end: number }[] = [];

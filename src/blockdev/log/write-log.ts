@@ -176,6 +176,7 @@ export class WriteLog implements WriteSink {
     ];
     log.#nextSequence = tail.nextSequence;
     log.#bytes = tail.bytes;
+    log.#logged = tail.bytes;
     return log;
   }
 
