@@ -1,0 +1,23 @@
+/** One TCP/IP stack on one link: the parts, put together. Time, randomness and the link come from outside. */
+import type { Clock, Random } from '../common/index.ts';
+import type { InterfaceOptions } from './iface/index.ts';
+import { Interface } from './iface/index.ts';
+import { UdpTransport } from './transport/udp/index.ts';
+import { PROTOCOL } from './wire/index.ts';
+
+export type StackOptions = InterfaceOptions;
+
+export class Stack {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly ip: Interface;
+  readonly udp: UdpTransport;
+
+  constructor(options: StackOptions) {
+    this.clock = options.clock;
+    this.random = options.random;
+    this.ip = new Interface(options);
+    this.udp = new UdpTransport(this.ip, options.random);
+    this.ip.registerTransport(PROTOCOL.UDP, this.udp);
+  }
+}

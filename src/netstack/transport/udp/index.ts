@@ -1,0 +1,2 @@
+export * from './udp-socket.ts';
+export * from './udp-transport.ts';
