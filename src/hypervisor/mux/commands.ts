@@ -17,7 +17,10 @@ export interface PortStatus {
   readonly drops: Readonly<Record<string, number>>;
 }
 
-/** Counts since the last `switch` or `hold-start` of the address, and over all. */
+/**
+ * Counts since the last `switch` or `hold-start` of the address, and over all. What belongs to an operation goes on counting: a
+ * switch during a hold, a hold of named flows.
+ */
 export interface SwitchCounters {
   readonly rewritten: number;
   readonly steered: number;
@@ -68,6 +71,9 @@ export interface MuxCommands extends CommandMap {
    * (`scope: flows`) only those of `flows`, which are known and about to be handed over.
    * With `barrier` the mux then sends the barrier frame (ethertype 0x88B5, payload: 32-bit big-endian token) to the port
    * that had the path: nothing that is being held can still reach it after that frame. Repeating with a wider scope extends it.
+   * Of a hold by name the barrier goes to the ports that the flows went to.
+   * Flows steered to another port than the path's are held by name only. With `scope: all` ARP requests for the address wait, too.
+   * Defaults of the limits: 4096 packets, 8 MiB, 5000 ms (counted anew by each hold-start).
    */
   'hold-start': {
     arguments: {
@@ -85,9 +91,10 @@ export interface MuxCommands extends CommandMap {
   /**
    * The cut, one operation between two packets: the path of `address` becomes `to`; every flow of the address known so
    * far, except those in `moved`, is steered to `from` until it ends; flows in `moved` follow the path. Port addresses are
-   * altered as given. With `notice` the change notice is set: packets from `from` with source `notice.second` leave as
-   * `address`, packets of steered flows reach `from` with destination `notice.second` once it has been seen sending from
-   * it or `notice.immediately` is true. A RST from any other port for a steered flow is suppressed.
+   * altered as given, and `to` is attached. With `notice` the change notice is set: packets from `from` with source
+   * `notice.second` leave as `address`, packets of steered flows reach `from` with destination `notice.second` once it has
+   * been seen sending from it or `notice.immediately` is true. A RST from any other port for a steered flow is suppressed. Flows that an earlier
+   * switch steered to a third port stay there. An echo request follows the path: it needs no state.
    */
   switch: {
     arguments: {
@@ -100,8 +107,15 @@ export interface MuxCommands extends CommandMap {
     };
     result: { notice?: number; steered: number };
   };
-  /** 2204's end: the notice is cancelled; `force` even while flows are steered, which are then named. */
-  'notice-cancel': { arguments: { address: string; force?: boolean }; result: { abandoned: FlowName[] } };
+  /**
+   * 2204's end: the notice is cancelled (the one named, else every one of the address); `force` even while flows are
+   * steered, which are then named and forgotten. Without `force` they are the error `still-steered`. Flows steered to the
+   * port that has the path again are not cut off: they follow the path.
+   */
+  'notice-cancel': {
+    arguments: { address: string; force?: boolean; notice?: number };
+    result: { abandoned: FlowName[] };
+  };
   /** Flows in `flows` are no longer steered but follow the path (hand-over after the cut). */
   'flows-moved': { arguments: { address: string; flows: FlowName[] }; result: { moved: number } };
   /** Gratuitous ARP for `address` with the MAC of `port` on every uplink, `count` times, `intervalMs` apart. */
@@ -139,7 +153,7 @@ export interface MuxCommands extends CommandMap {
 
 export interface MuxEvents extends EventMap {
   PORT: { name: string; state: PortStatus['state'] };
-  /** No steered flow of the address is left. */
+  /** No flow that a switch steered is left; at once when there was none. `notice` is the one that the switch set. */
   DRAINED: { address: string; notice?: number };
   HOLD_TIMEOUT: { address: string; released: number };
 }

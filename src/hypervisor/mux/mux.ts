@@ -1,0 +1,709 @@
+/**
+ * The network multiplexer between uplinks and partition ports: ports, and the operations of the mux's vocabulary
+ * (commands.ts). Packets take the path in forwarder.ts. Everything here runs to its end between two packets, checks all its
+ * arguments before it changes anything, and does nothing more when repeated with the same arguments.
+ *
+ * It knows no sockets, files or TAPs: devices and time come in as arguments, so it runs in memory on a virtual clock.
+ */
+import type { FlowName } from '../../channel/index.ts';
+import type { Clock, Random, Timer } from '../../common/index.ts';
+import { systemClock, systemRandom } from '../../common/index.ts';
+import type { IpAddress, Ipv4Address } from '../../netstack/index.ts';
+import {
+  ARP_OPERATION,
+  ChangeNotice,
+  ETHERNET,
+  ETHERTYPE,
+  emitArp,
+  emitEthernet,
+  formatIpv4,
+  formatMac,
+  ipAddress,
+  MAC_BROADCAST,
+  MAC_NONE,
+  macAddress,
+  PROTOCOL,
+  VNET_HDR_LEN,
+  writeU32,
+} from '../../netstack/index.ts';
+import type { MuxCommands, MuxEvents, PortStatus, SwitchCounters } from './commands.ts';
+import { DROP, dropsByName, MUX_DROPS, type MuxDrop } from './drops.ts';
+import type { FlowTableOptions } from './flow-table.ts';
+import { Forwarder } from './forwarder.ts';
+import type { MacTableOptions } from './mac-table.ts';
+import { MuxError } from './mux-error.ts';
+import type { PacketObserver } from './packet-observer.ts';
+import type { DrainGroup, Notice, PortOptions } from './state.ts';
+import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.ts';
+
+/** IEEE 802 local experimental ethertype: the frame after which nothing that is on hold can still arrive. */
+export const BARRIER_ETHERTYPE = 0x88b5;
+/** Source of frames that the mux itself makes: `02` and "muxco". */
+export const MUX_MAC = macAddress('02:6d:75:78:63:6f');
+
+export const HOLD_DEFAULTS = { packets: 4096, bytes: 8 * 1024 * 1024, timeoutMs: 5_000 } as const;
+
+const TICK_MS = 1_000;
+const ANNOUNCE_DEFAULTS = { count: 3, intervalMs: 200 } as const;
+
+export interface MuxOptions {
+  readonly clock?: Clock;
+  readonly random?: Random;
+  readonly flows?: Omit<FlowTableOptions, 'onDrained'>;
+  readonly macs?: MacTableOptions;
+  readonly onEvent?: <N extends keyof MuxEvents & string>(name: N, data: MuxEvents[N]) => void;
+}
+
+type Arguments<N extends keyof MuxCommands> = MuxCommands[N]['arguments'];
+type Result<N extends keyof MuxCommands> = MuxCommands[N]['result'];
+
+export class Mux {
+  readonly #clock: Clock;
+  readonly #forwarder: Forwarder;
+  readonly #onEvent: NonNullable<MuxOptions['onEvent']>;
+  readonly #byName = new Map<string, MuxPort>();
+  /** Drops of ports that are gone. */
+  readonly #formerDrops = new Float64Array(MUX_DROPS.length);
+  #lastNotice = 0;
+  #tick: Timer;
+  #closed = false;
+
+  constructor(options: MuxOptions = {}) {
+    this.#clock = options.clock ?? systemClock;
+    this.#onEvent = options.onEvent ?? (() => {});
+    this.#forwarder = new Forwarder({
+      clock: this.#clock,
+      random: options.random ?? systemRandom,
+      ...(options.flows === undefined ? {} : { flows: options.flows }),
+      ...(options.macs === undefined ? {} : { macs: options.macs }),
+      onDrained: (group) => this.#drained(group),
+    });
+    this.#tick = this.#clock.after(TICK_MS, () => this.#everySecond());
+  }
+
+  // ---- ports
+
+  /** Takes the device over; closes it when the port is removed. Throws `exists`, `bad-argument`. */
+  addPort(options: PortOptions): PortStatus {
+    if (this.#byName.has(options.name)) {
+      throw new MuxError('exists', `there is a port ${options.name} already`, {
+        remedy: 'remove it first, or choose another name',
+        values: { port: options.name },
+      });
+    }
+    if (options.role !== 'uplink') this.#checkMac(options);
+    const ports = this.#forwarder.ports;
+    let index = ports.indexOf(undefined);
+    if (index < 0) index = ports.length;
+    const port = new MuxPort(index, options);
+    ports[index] = port;
+    this.#byName.set(port.name, port);
+    if (port.mac !== undefined) this.#forwarder.macs.setFixed(index, port.macHigh, port.macLow);
+    port.device.attach({
+      receive: (buffer, offset, length) => this.#forwarder.receive(port, buffer, offset, length),
+      endOfBatch: () => this.#forwarder.endOfBatch(),
+      writable: () => this.#writable(port),
+    });
+    return this.#status(port);
+  }
+
+  /** Closes the port's device. Its paths are gone, flows that it finished are forgotten. Idempotent. */
+  removePort(name: string): void {
+    const port = this.#byName.get(name);
+    if (port === undefined) return;
+    const forwarder = this.#forwarder;
+    for (const [code, count] of port.drops.entries()) this.#formerDrops[code]! += count;
+    for (const service of forwarder.services.values()) {
+      if (service.path === port) service.path = undefined;
+      for (const notice of [...service.notices]) if (notice.port === port) this.#dropNotice(notice);
+      for (const group of [...service.groups]) {
+        if (group.port !== port) continue;
+        forwarder.flows.forEach(service.address, (flow) => {
+          if (forwarder.flows.group(flow) === group.id) forwarder.flows.remove(flow);
+        });
+        this.#forgetGroup(group);
+      }
+    }
+    if (port.peer !== undefined) port.peer.peer = undefined;
+    port.peer = undefined;
+    forwarder.macs.remove(port.index);
+    forwarder.ports[port.index] = undefined;
+    this.#byName.delete(name);
+    port.device.close();
+  }
+
+  /** The other end of a port came or went. */
+  setConnected(name: string, connected: boolean): void {
+    const port = this.#byName.get(name);
+    if (port === undefined || port.connected === connected) return;
+    port.connected = connected;
+    port.blocked = false;
+    if (!connected) port.barrier = undefined;
+    this.#onEvent('PORT', { name, state: this.#state(port) });
+    this.#letGo();
+  }
+
+  portState(name: string, state: 'attached' | 'isolated'): PortStatus {
+    const port = this.#port(name);
+    this.#setAttached(port, state === 'attached');
+    this.#letGo();
+    return this.#status(port);
+  }
+
+  portAddresses(name: string, addresses: readonly string[]): PortStatus {
+    const port = this.#port(name);
+    port.setAddresses(addresses.map(ipAddress));
+    return this.#status(port);
+  }
+
+  ports(): PortStatus[] {
+    return [...this.#byName.values()].map((port) => this.#status(port));
+  }
+
+  /** Drops that a device or its owner counted itself. */
+  countDrops(name: string, reason: MuxDrop, count: number): void {
+    const port = this.#byName.get(name);
+    if (port !== undefined) port.drops[DROP[reason]]! += count;
+  }
+
+  /** Who sees every packet from now on; undefined: nobody. */
+  set observer(observer: PacketObserver | undefined) {
+    this.#forwarder.observer = observer;
+  }
+
+  // ---- paths
+
+  pathSet(args: Arguments<'path-set'>): void {
+    const address = this.#ipv4(args.address);
+    const port = this.#port(args.port);
+    const service = this.#forwarder.services.get(address | 0) ?? new ServiceAddress(address);
+    this.#forwarder.services.set(service.address, service);
+    service.path = port;
+    this.#letGo();
+  }
+
+  privatePath(args: Arguments<'private-path'>): void {
+    const probe = this.#port(args.probe);
+    const port = args.port === null ? undefined : this.#port(args.port);
+    if (probe.role !== 'probe') {
+      throw new MuxError('bad-argument', `port ${args.probe} is no probe port`, {
+        remedy: 'add it with role probe',
+        values: { port: args.probe },
+      });
+    }
+    if (port !== undefined && port.role !== 'partition') {
+      throw new MuxError('bad-argument', `port ${port.name} is no partition's`, {
+        values: { port: port.name },
+      });
+    }
+    if (probe.peer !== undefined) probe.peer.peer = undefined;
+    if (port?.peer !== undefined) port.peer.peer = undefined;
+    probe.peer = port;
+    if (port !== undefined) port.peer = probe;
+  }
+
+  // ---- hold
+
+  holdStart(args: Arguments<'hold-start'>): Result<'hold-start'> {
+    const service = this.#service(args.address);
+    const except = (args.except ?? []).map((name) => this.#key(service, name));
+    const named = (args.flows ?? []).map((name) => this.#key(service, name));
+    const { flows, groups } = this.#begin();
+    let hold = service.hold;
+    if (hold === undefined) {
+      const { packets, bytes, timeoutMs } = { ...HOLD_DEFAULTS, ...args.limits };
+      hold = newHold(args.scope, packets, bytes, timeoutMs);
+      service.hold = hold;
+      if (args.scope !== 'flows') service.restartCounts();
+    } else {
+      if (HOLD_SCOPES.indexOf(args.scope) > HOLD_SCOPES.indexOf(hold.scope)) hold.scope = args.scope;
+      hold.releasing = false;
+      hold.queue.limits = {
+        packets: args.limits?.packets ?? hold.queue.limits.packets,
+        bytes: args.limits?.bytes ?? hold.queue.limits.bytes,
+      };
+      hold.timeoutMs = args.limits?.timeoutMs ?? hold.timeoutMs;
+    }
+    hold.timer?.cancel();
+    hold.timer = this.#clock.after(hold.timeoutMs, () => {
+      const { released } = this.#release(service);
+      this.#onEvent('HOLD_TIMEOUT', { address: service.text, released });
+    });
+    for (const key of except) {
+      const flow = this.#know(service, key);
+      if (flow >= 0) flows.setExcept(flow, true);
+    }
+    /** Where packets went that wait from now on. */
+    const before = new Set<MuxPort>();
+    if (args.scope !== 'flows' && service.path !== undefined) before.add(service.path);
+    for (const key of named) {
+      const flow = this.#know(service, key);
+      if (flow < 0) continue;
+      flows.setHeld(flow, true);
+      const port = groups[flows.group(flow)]?.port ?? service.path;
+      if (port !== undefined) before.add(port);
+    }
+    if (args.barrier !== undefined) {
+      for (const port of before) {
+        port.barrier = args.barrier >>> 0;
+        this.#sendBarrier(port);
+      }
+    }
+    return { held: hold.queue.count };
+  }
+
+  holdRelease(args: Arguments<'hold-release'>): Result<'hold-release'> {
+    const service = this.#service(args.address);
+    this.#begin();
+    return this.#release(service);
+  }
+
+  // ---- the cut
+
+  switch(args: Arguments<'switch'>): Result<'switch'> {
+    const service = this.#service(args.address);
+    const from = this.#port(args.from);
+    const to = this.#port(args.to);
+    const key = JSON.stringify([args.from, args.to, args.moved, args.notice, args.addresses]);
+    if (service.lastSwitch?.key === key && service.path === to) {
+      const { notice, steered } = service.lastSwitch;
+      return notice === undefined ? { steered } : { notice, steered };
+    }
+    if (from === to) {
+      throw new MuxError('bad-argument', `${args.from} cannot be switched to itself`, {
+        values: { ...args },
+      });
+    }
+    if (service.path !== from) {
+      throw new MuxError(
+        'path-elsewhere',
+        `the path of ${args.address} is at ${service.path?.name ?? 'no port'}, not at ${args.from}`,
+        { remedy: 'ask for the ports and paths, then name the one that has it', values: { ...args } },
+      );
+    }
+    const addresses = Object.entries(args.addresses ?? {}).map(
+      ([name, texts]) => [this.#port(name), texts.map(ipAddress)] as const,
+    );
+    const moved = args.moved === 'all' ? 'all' : this.#keys(service, args.moved ?? []);
+    const second = args.notice === undefined ? undefined : this.#ipv4(args.notice.second);
+    const id = this.#forwarder.freeGroup();
+    if (id === undefined) {
+      throw new MuxError('bad-argument', 'too many switches have flows that are not finished', {
+        remedy: 'cancel the notices of earlier ones',
+      });
+    }
+    const change =
+      second === undefined
+        ? undefined
+        : new ChangeNotice({ id: this.#lastNotice + 1, first: service.ip, second });
+
+    // Nothing fails from here on.
+    const { flows, groups } = this.#begin();
+    if (service.hold === undefined) service.restartCounts();
+    let notice: Notice | undefined;
+    if (change !== undefined) {
+      for (const other of [...service.notices]) if (other.port === from) this.#dropNotice(other);
+      this.#lastNotice = change.id;
+      notice = {
+        id: change.id,
+        change,
+        port: from,
+        service,
+        second: (second ?? 0) | 0,
+        translate: args.notice?.immediately === true,
+      };
+      from.notices = [...from.notices, notice];
+      service.notices.push(notice);
+    }
+    const group: DrainGroup = { id, service, port: from, notice, cancelled: false };
+    groups[id] = group;
+    service.groups.push(group);
+    let steered = 0;
+    flows.forEach(service.address, (flow) => {
+      const before = flows.group(flow);
+      if (before !== 0 && groups[before]?.port !== from) return;
+      if (moved === 'all' || moved.has(keyOf(flows, flow))) {
+        flows.setGroup(flow, 0);
+        return;
+      }
+      // An echo request needs no state: whoever has the address answers.
+      if (flows.protocol[flow] === PROTOCOL.ICMP && !flows.beganLocally(flow)) return;
+      flows.setGroup(flow, id);
+      if (!flows.hasEnded(flow)) steered++;
+    });
+    service.path = to;
+    this.#setAttached(to, true);
+    for (const [port, list] of addresses) port.setAddresses(list);
+    service.lastSwitch = { key, notice: notice?.id, steered };
+    if (steered === 0) this.#drained(group);
+    this.#letGo();
+    return notice === undefined ? { steered } : { notice: notice.id, steered };
+  }
+
+  noticeCancel(args: Arguments<'notice-cancel'>): Result<'notice-cancel'> {
+    const service = this.#service(args.address);
+    const { flows } = this.#begin();
+    const groups = service.groups.filter(
+      (group) => !group.cancelled && (args.notice === undefined || group.notice?.id === args.notice),
+    );
+    const elsewhere = groups.filter((group) => group.port !== service.path);
+    const live = elsewhere.reduce((sum, group) => sum + flows.live(group.id), 0);
+    if (live > 0 && args.force !== true) {
+      throw new MuxError('still-steered', `${live} flows of ${args.address} have not ended`, {
+        remedy: 'wait for DRAINED, or cancel with force, which cuts them off',
+        values: { address: args.address, flows: live },
+      });
+    }
+    const abandoned: FlowName[] = [];
+    const ids = new Set(groups.map((group) => group.id));
+    flows.forEach(service.address, (flow) => {
+      const id = flows.group(flow);
+      if (!ids.has(id)) return;
+      if (this.#forwarder.groups[id]!.port === service.path) flows.setGroup(flow, 0);
+      else if (!flows.hasEnded(flow)) {
+        const name = this.#name(flow);
+        if (name !== undefined) abandoned.push(name);
+        flows.remove(flow);
+      }
+    });
+    for (const group of groups) {
+      group.cancelled = true;
+      if (group.notice !== undefined) this.#dropNotice(group.notice);
+    }
+    this.#collectGroups(service);
+    return { abandoned };
+  }
+
+  flowsMoved(args: Arguments<'flows-moved'>): Result<'flows-moved'> {
+    const service = this.#service(args.address);
+    const keys = args.flows.map((name) => this.#key(service, name));
+    const { flows } = this.#begin();
+    let moved = 0;
+    for (const key of keys) {
+      const flow = this.#know(service, key);
+      if (flow < 0) continue;
+      flows.setGroup(flow, 0);
+      moved++;
+    }
+    return { moved };
+  }
+
+  /** The first announcement leaves at once, the others by the clock as long as the port has the path. */
+  announce(args: Arguments<'announce'>): void {
+    const service = this.#service(args.address);
+    const port = this.#port(args.port);
+    if (service.path !== port) {
+      throw new MuxError('path-elsewhere', `${args.port} does not have the path of ${args.address}`, {
+        remedy: 'set the path first',
+        values: { ...args },
+      });
+    }
+    this.#announceAgain(
+      service,
+      port,
+      Math.max(1, args.count ?? ANNOUNCE_DEFAULTS.count),
+      args.intervalMs ?? ANNOUNCE_DEFAULTS.intervalMs,
+    );
+  }
+
+  // ---- reports
+
+  flows(args: Arguments<'flows'>): Result<'flows'> {
+    const service = this.#service(args.address);
+    const { flows, groups, nowMs } = this.#begin();
+    const list: Result<'flows'> = [];
+    flows.forEach(service.address, (flow) => {
+      const group = flows.group(flow);
+      if (args.steered !== undefined && args.steered !== (group !== 0)) return;
+      const name = this.#name(flow);
+      if (name === undefined) return;
+      list.push({
+        flow: name,
+        port: (group === 0 ? service.path : groups[group]?.port)?.name ?? '',
+        steered: group !== 0,
+        state: flows.stateName(flow),
+        idleMs: nowMs - flows.lastMs[flow]!,
+      });
+    });
+    return list;
+  }
+
+  counters(args: Arguments<'counters'>): Result<'counters'> {
+    const { flows, services } = this.#begin();
+    const chosen = args.address === undefined ? [...services.values()] : [this.#service(args.address)];
+    const total = new Counts();
+    const since = new Counts();
+    let count = 0;
+    for (const service of chosen) {
+      total.add(service.total());
+      since.add(service.since);
+      flows.forEach(service.address, () => count++);
+    }
+    const drops = Float64Array.from(this.#formerDrops);
+    for (const port of this.#byName.values()) {
+      for (const [code, n] of port.drops.entries()) drops[code]! += n;
+    }
+    return {
+      total: total.snapshot() satisfies SwitchCounters,
+      sinceSwitch: since.snapshot(),
+      drops: dropsByName(drops),
+      flows: count,
+    };
+  }
+
+  /** Closes every device. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#tick.cancel();
+    for (const service of this.#forwarder.services.values()) service.hold?.timer?.cancel();
+    for (const name of [...this.#byName.keys()]) this.removePort(name);
+  }
+
+  // ---- inside
+
+  #begin(): Forwarder {
+    this.#forwarder.refresh();
+    return this.#forwarder;
+  }
+
+  #checkMac(options: PortOptions): void {
+    const mac = options.mac;
+    if (mac === undefined || mac === 0 || (Math.floor(mac / 2 ** 40) & 1) === 1) {
+      throw new MuxError('bad-argument', `port ${options.name} needs a unicast MAC address`, {
+        remedy: 'give one such as 02:00:00:00:00:0b',
+      });
+    }
+    for (const other of this.#byName.values()) {
+      if (other.mac !== mac) continue;
+      throw new MuxError('exists', `port ${other.name} has the MAC ${formatMac(mac)} already`, {
+        remedy: 'give each partition a MAC of its own',
+        values: { port: options.name, mac: formatMac(mac) },
+      });
+    }
+  }
+
+  #port(name: string): MuxPort {
+    const port = this.#byName.get(name);
+    if (port !== undefined) return port;
+    throw new MuxError('unknown-port', `there is no port ${name}`, {
+      remedy: `ports are: ${[...this.#byName.keys()].join(', ') || 'none'}`,
+      values: { port: name },
+    });
+  }
+
+  #service(text: string): ServiceAddress {
+    const service = this.#forwarder.services.get(this.#ipv4(text) | 0);
+    if (service !== undefined) return service;
+    throw new MuxError('unknown-address', `${text} has no path`, {
+      remedy: 'give it one with path-set',
+      values: { address: text },
+    });
+  }
+
+  #ipv4(text: string): Ipv4Address {
+    const address: IpAddress = ipAddress(text);
+    if (typeof address === 'number') return address;
+    throw new MuxError('not-supported', `${text}: service addresses are IPv4 so far`, {
+      remedy: 'use an IPv4 address',
+      values: { address: text },
+    });
+  }
+
+  #state(port: MuxPort): PortStatus['state'] {
+    if (!port.connected) return 'disconnected';
+    return port.attached ? 'attached' : 'isolated';
+  }
+
+  #status(port: MuxPort): PortStatus {
+    return {
+      name: port.name,
+      kind: port.kind,
+      role: port.role,
+      ...(port.mac === undefined ? {} : { mac: formatMac(port.mac) }),
+      state: this.#state(port),
+      received: port.received,
+      transmitted: port.transmitted,
+      drops: dropsByName(port.drops),
+    };
+  }
+
+  #setAttached(port: MuxPort, attached: boolean): void {
+    if (port.attached === attached) return;
+    port.attached = attached;
+    if (port.connected) this.#onEvent('PORT', { name: port.name, state: this.#state(port) });
+  }
+
+  #writable(port: MuxPort): void {
+    port.blocked = false;
+    if (port.barrier !== undefined) this.#sendBarrier(port);
+    this.#letGo();
+  }
+
+  /** Goes on with releases that waited for room. */
+  #letGo(): void {
+    for (const service of this.#forwarder.services.values()) {
+      if (service.hold?.releasing === true) this.#release(service);
+    }
+  }
+
+  #release(service: ServiceAddress): Result<'hold-release'> {
+    const hold = service.hold;
+    if (hold === undefined) return { released: 0, longestHoldMs: service.since.longestHoldMs };
+    const released = hold.queue.count;
+    hold.releasing = true;
+    this.#forwarder.refresh();
+    const empty = this.#forwarder.release(service, hold.queue, (waitedMs) => {
+      if (waitedMs > hold.longestMs) hold.longestMs = waitedMs;
+    });
+    this.#forwarder.flush();
+    service.since.longestHoldMs = Math.max(service.since.longestHoldMs, hold.longestMs);
+    if (empty) {
+      hold.timer?.cancel();
+      service.hold = undefined;
+      const { flows } = this.#forwarder;
+      flows.forEach(service.address, (flow) => {
+        flows.setExcept(flow, false);
+        flows.setHeld(flow, false);
+      });
+    }
+    return { released, longestHoldMs: hold.longestMs };
+  }
+
+  #sendBarrier(port: MuxPort): void {
+    if (port.barrier === undefined || port.mac === undefined) return;
+    const packet = new Uint8Array(VNET_HDR_LEN + ETHERNET.MIN_FRAME);
+    emitEthernet(packet, VNET_HDR_LEN, port.mac, MUX_MAC, BARRIER_ETHERTYPE);
+    writeU32(packet, VNET_HDR_LEN + ETHERNET.HEADER, port.barrier);
+    if (!this.#forwarder.originate(port, packet, packet.length, `barrier ${port.barrier}`)) return;
+    port.barrier = undefined;
+    this.#forwarder.flush();
+  }
+
+  #announceAgain(service: ServiceAddress, port: MuxPort, left: number, intervalMs: number): void {
+    if (service.path !== port || this.#closed) return;
+    const mac = port.mac ?? MUX_MAC;
+    const address = service.ip as Ipv4Address;
+    const packet = new Uint8Array(VNET_HDR_LEN + ETHERNET.MIN_FRAME);
+    emitEthernet(packet, VNET_HDR_LEN, MAC_BROADCAST, mac, ETHERTYPE.ARP);
+    const arp = VNET_HDR_LEN + ETHERNET.HEADER;
+    emitArp(packet, arp, ARP_OPERATION.REQUEST, mac, address, MAC_NONE, address);
+    for (const uplink of this.#byName.values()) {
+      if (uplink.isUplink && uplink.live) {
+        this.#forwarder.originate(uplink, packet, packet.length, `announces ${service.text} at ${port.name}`);
+      }
+    }
+    this.#forwarder.flush();
+    if (left > 1) {
+      this.#clock.after(intervalMs, () => this.#announceAgain(service, port, left - 1, intervalMs));
+    }
+  }
+
+  #drained(group: DrainGroup): void {
+    // After the operation or packet that ended the last flow, and after the answer to a command.
+    this.#clock.after(0, () => {
+      if (group.cancelled || this.#forwarder.flows.live(group.id) > 0) return;
+      const address = group.service.text;
+      const notice = group.notice?.id;
+      this.#onEvent('DRAINED', notice === undefined ? { address } : { address, notice });
+    });
+  }
+
+  #dropNotice(notice: Notice): void {
+    notice.port.notices = notice.port.notices.filter((other) => other !== notice);
+    notice.service.notices = notice.service.notices.filter((other) => other !== notice);
+    for (const group of notice.service.groups) if (group.notice === notice) group.notice = undefined;
+  }
+
+  #forgetGroup(group: DrainGroup): void {
+    group.cancelled = true;
+    group.service.groups = group.service.groups.filter((other) => other !== group);
+    this.#forwarder.groups[group.id] = undefined;
+  }
+
+  /** Forgets groups that are over and that no flow names any more. */
+  #collectGroups(service: ServiceAddress): void {
+    const { flows } = this.#forwarder;
+    const over = service.groups.filter(
+      (group) => flows.live(group.id) === 0 && (group.cancelled || group.notice === undefined),
+    );
+    if (over.length === 0) return;
+    const named = new Set<number>();
+    flows.forEach(service.address, (flow) => named.add(flows.group(flow)));
+    for (const group of over) if (!named.has(group.id)) this.#forgetGroup(group);
+  }
+
+  #everySecond(): void {
+    if (this.#closed) return;
+    const { flows, services, nowMs } = this.#begin();
+    flows.age(nowMs);
+    for (const service of services.values()) this.#collectGroups(service);
+    this.#letGo();
+    this.#tick = this.#clock.after(TICK_MS, () => this.#everySecond());
+  }
+
+  // ---- flows by name
+
+  #key(service: ServiceAddress, name: FlowName): FlowKey {
+    if (ipAddress(name.localAddress) !== service.ip && !this.#isSecond(service, name.localAddress)) {
+      throw new MuxError('bad-argument', `a flow of ${name.localAddress} is none of ${service.text}`, {
+        values: { flow: name },
+      });
+    }
+    return {
+      remote: this.#ipv4(name.remoteAddress) | 0,
+      ports: (name.localPort << 16) | (name.remotePort & 0xffff),
+      protocol: name.protocol === 'tcp' ? PROTOCOL.TCP : PROTOCOL.UDP,
+    };
+  }
+
+  /** The old partition may name its flows by the address that it has altered to. */
+  #isSecond(service: ServiceAddress, text: string): boolean {
+    const address = ipAddress(text);
+    return service.notices.some((notice) => notice.change.second === address);
+  }
+
+  #keys(service: ServiceAddress, names: readonly FlowName[]): Set<string> {
+    return new Set(
+      names.map((name) => {
+        const { remote, ports, protocol } = this.#key(service, name);
+        return `${remote} ${ports} ${protocol}`;
+      }),
+    );
+  }
+
+  /** The flow, recorded now if it was not: a partition that names it has it open. */
+  #know(service: ServiceAddress, key: FlowKey): number {
+    const { flows, nowMs } = this.#forwarder;
+    const found = flows.find(service.address, key.remote, key.ports, key.protocol);
+    if (found >= 0) return found;
+    const flow = flows.insert(service.address, key.remote, key.ports, key.protocol, false, nowMs);
+    if (flow >= 0) flows.markEstablished(flow);
+    return flow;
+  }
+
+  /** Undefined for ICMP echo, which has no name of this form. */
+  #name(flow: number): FlowName | undefined {
+    const { flows } = this.#forwarder;
+    const protocol = flows.protocol[flow]!;
+    if (protocol !== PROTOCOL.TCP && protocol !== PROTOCOL.UDP) return undefined;
+    const ports = flows.ports[flow]!;
+    return {
+      protocol: protocol === PROTOCOL.TCP ? 'tcp' : 'udp',
+      localAddress: formatIpv4((flows.local[flow]! >>> 0) as Ipv4Address),
+      localPort: ports >>> 16,
+      remoteAddress: formatIpv4((flows.remote[flow]! >>> 0) as Ipv4Address),
+      remotePort: ports & 0xffff,
+    };
+  }
+}
+
+interface FlowKey {
+  readonly remote: number;
+  readonly ports: number;
+  readonly protocol: number;
+}
+
+function keyOf(flows: Forwarder['flows'], flow: number): string {
+  return `${flows.remote[flow]} ${flows.ports[flow]} ${flows.protocol[flow]}`;
+}

@@ -1,0 +1,215 @@
+/** What the forwarding path reads and the commands write: ports, service addresses, drain groups, notices, holds. */
+import type { Timer } from '../../common/index.ts';
+import type { ChangeNotice, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
+import { ETHERNET, formatIpAddress } from '../../netstack/index.ts';
+import type { SwitchCounters } from './commands.ts';
+import { MUX_DROPS } from './drops.ts';
+import { HoldQueue } from './hold-queue.ts';
+
+export type PortKind = 'tap' | 'stream';
+export type PortRole = 'uplink' | 'partition' | 'probe';
+
+export interface PortOptions {
+  readonly name: string;
+  readonly kind: PortKind;
+  readonly role: PortRole;
+  readonly device: LinkDevice;
+  /** Needed unless the role is `uplink`. */
+  readonly mac?: MacAddress;
+  /** Sources the partition may use. Empty: none (role `probe`: any). */
+  readonly addresses?: readonly IpAddress[];
+  /** Default true. A stream port begins without a partition at its other end. */
+  readonly connected?: boolean;
+  /** Default: uplinks attached, others isolated. */
+  readonly state?: 'attached' | 'isolated';
+}
+
+const TAG = 4;
+
+export class MuxPort {
+  readonly index: number;
+  readonly name: string;
+  readonly kind: PortKind;
+  readonly role: PortRole;
+  readonly device: LinkDevice;
+  readonly mac: MacAddress | undefined;
+  readonly macHigh: number;
+  readonly macLow: number;
+  readonly isUplink: boolean;
+  /** Longest frame that is not to be segmented, one tag included. */
+  readonly maxFrame: number;
+  readonly checksum: boolean;
+  readonly tcp4: boolean;
+  readonly tcp6: boolean;
+  readonly drops = new Float64Array(MUX_DROPS.length);
+  addresses: readonly IpAddress[] = [];
+  /** The IPv4 ones as signed integers. */
+  allowed = new Int32Array(0);
+  attached: boolean;
+  connected: boolean;
+  received = 0;
+  transmitted = 0;
+  /** Its device has packets that wait for a flush. */
+  dirty = false;
+  /** Its device refused a packet and has not called `writable` since. */
+  blocked = false;
+  /** Notices set for packets from this port. */
+  notices: Notice[] = [];
+  /** Other end of a private path. */
+  peer: MuxPort | undefined;
+  /** A barrier frame that did not fit yet. */
+  barrier: number | undefined;
+
+  constructor(index: number, options: PortOptions) {
+    this.index = index;
+    this.name = options.name;
+    this.kind = options.kind;
+    this.role = options.role;
+    this.isUplink = options.role === 'uplink';
+    this.device = options.device;
+    this.mac = options.mac;
+    this.macHigh = options.mac === undefined ? 0 : Math.floor(options.mac / 0x1_0000_0000);
+    this.macLow = options.mac === undefined ? 0 : options.mac | 0;
+    this.maxFrame = options.device.mtu + ETHERNET.HEADER + TAG;
+    this.checksum = options.device.offload.checksum;
+    this.tcp4 = options.device.offload.tcp4Segmentation;
+    this.tcp6 = options.device.offload.tcp6Segmentation;
+    this.attached = (options.state ?? (this.isUplink ? 'attached' : 'isolated')) === 'attached';
+    this.connected = options.connected ?? true;
+    this.setAddresses(options.addresses ?? []);
+  }
+
+  /** Takes part in forwarding. */
+  get live(): boolean {
+    return this.attached && this.connected;
+  }
+
+  setAddresses(addresses: readonly IpAddress[]): void {
+    this.addresses = addresses;
+    this.allowed = Int32Array.from(
+      addresses.filter((a): a is typeof a & number => typeof a === 'number'),
+      (a) => a | 0,
+    );
+  }
+
+  has(address: number): boolean {
+    for (let i = 0; i < this.allowed.length; i++) if (this.allowed[i] === address) return true;
+    return false;
+  }
+
+  noticeFor(source: number): Notice | undefined {
+    for (let i = 0; i < this.notices.length; i++) {
+      if (this.notices[i]!.second === source) return this.notices[i];
+    }
+    return undefined;
+  }
+}
+
+/** A change notice that is set (2204), at the port of the old partition. */
+export interface Notice {
+  readonly id: number;
+  readonly change: ChangeNotice;
+  readonly port: MuxPort;
+  readonly service: ServiceAddress;
+  /** Signed. */
+  readonly second: number;
+  /** Packets of steered flows reach the port with the second address as destination. */
+  translate: boolean;
+}
+
+/** Flows of a service address that one port finishes. */
+export interface DrainGroup {
+  readonly id: number;
+  readonly service: ServiceAddress;
+  readonly port: MuxPort;
+  /** Undefined when there is none, or when it has been cancelled. */
+  notice: Notice | undefined;
+  /** No live flow is in it, and none will join. */
+  cancelled: boolean;
+}
+
+/** From narrow to wide. */
+export const HOLD_SCOPES = ['flows', 'new-flows', 'all'] as const;
+export type HoldScope = (typeof HOLD_SCOPES)[number];
+
+export interface Hold {
+  scope: HoldScope;
+  readonly queue: HoldQueue;
+  timeoutMs: number;
+  timer: Timer | undefined;
+  /** Being let go; what comes meanwhile queues up behind. */
+  releasing: boolean;
+  longestMs: number;
+}
+
+export function newHold(scope: Hold['scope'], packets: number, bytes: number, timeoutMs: number): Hold {
+  return {
+    scope,
+    queue: new HoldQueue({ packets, bytes }),
+    timeoutMs,
+    timer: undefined,
+    releasing: false,
+    longestMs: 0,
+  };
+}
+
+export class Counts implements SwitchCounters {
+  rewritten = 0;
+  steered = 0;
+  held = 0;
+  heldDropped = 0;
+  rstSuppressed = 0;
+  longestHoldMs = 0;
+
+  add(other: SwitchCounters): void {
+    this.rewritten += other.rewritten;
+    this.steered += other.steered;
+    this.held += other.held;
+    this.heldDropped += other.heldDropped;
+    this.rstSuppressed += other.rstSuppressed;
+    this.longestHoldMs = Math.max(this.longestHoldMs, other.longestHoldMs);
+  }
+
+  /** Plain values, for an answer. */
+  snapshot(): SwitchCounters {
+    return { ...this };
+  }
+}
+
+/** An address that the mux directs: its path [1303] and everything a changeover does to it. */
+export class ServiceAddress {
+  readonly ip: IpAddress;
+  /** Signed. */
+  readonly address: number;
+  readonly text: string;
+  path: MuxPort | undefined;
+  hold: Hold | undefined;
+  groups: DrainGroup[] = [];
+  notices: Notice[] = [];
+  /** Before the last switch or hold. */
+  readonly earlier = new Counts();
+  /** Since the last switch or hold. */
+  since = new Counts();
+  /** The last switch: its arguments as text, and what was answered. */
+  lastSwitch:
+    | { readonly key: string; readonly notice: number | undefined; readonly steered: number }
+    | undefined;
+
+  constructor(ip: IpAddress & number) {
+    this.ip = ip;
+    this.address = ip | 0;
+    this.text = formatIpAddress(ip);
+  }
+
+  restartCounts(): void {
+    this.earlier.add(this.since);
+    this.since = new Counts();
+  }
+
+  total(): Counts {
+    const sum = new Counts();
+    sum.add(this.earlier);
+    sum.add(this.since);
+    return sum;
+  }
+}
