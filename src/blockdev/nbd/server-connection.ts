@@ -2,8 +2,8 @@
  * One client of the server: handshake → transmission → draining → gone.
  *
  *   handshake     bytes go to ServerHandshake; must be over within `handshakeTimeoutMs`
- *   preparing     the export was chosen; requests of a connection to the same device that broke are awaited first, so that a
- *                 client that comes back and sends them again cannot be overtaken by its own past
+ *   preparing     the export was chosen; requests of connections to the same device that ended are awaited first, so that a
+ *                 client that comes back (or was started again) cannot be overtaken by its own past
  *   transmission  bytes go to RequestParser; the stream is paused while the parser holds a chunk
  *   draining      no request is taken; what is in flight is answered, then the stream is ended
  *   gone          the stream is closed; `idle` tells when the device is no longer touched
@@ -44,8 +44,8 @@ export interface ConnectionContext {
   readonly counters: TransmissionCounters;
   readonly pool: BufferPool;
   readonly clock: Clock;
-  /** Resolves when no connection that is gone has requests to `device` in flight. */
-  settled(device: Device): Promise<void>;
+  /** Resolves when connections to the device of `newcomer` that have ended by now will not touch it any more. */
+  settled(newcomer: ServerConnection): Promise<void>;
   /** Called once. */
   ended(connection: ServerConnection, reason: ConnectionEnd): void;
 }
@@ -65,8 +65,11 @@ export class ServerConnection {
   #early: Buffer[] = [];
   #inputEnded = false;
   #draining: ConnectionEnd | undefined;
+  /** The stream's end is on its way. */
+  #ending = false;
   #gone = false;
   readonly #idleWaiters: (() => void)[] = [];
+  readonly #caughtUpWaiters: (() => void)[] = [];
 
   constructor(stream: Duplex, context: ConnectionContext) {
     this.#stream = stream;
@@ -101,11 +104,28 @@ export class ServerConnection {
     return this.#transmission?.inFlight ?? 0;
   }
 
-  /** Resolves when the device is not and will not be touched by this connection. Call after `drain`, or when gone. */
+  /** The peer sends no more, or nothing more is taken from it. */
+  get leaving(): boolean {
+    return this.#gone || this.#inputEnded || this.#draining !== undefined;
+  }
+
+  /** Resolves when the device is not touched by this connection, now and ever after. */
   idle(): Promise<void> {
-    if (this.inFlight === 0) return Promise.resolve();
     return new Promise((resolve) => {
       this.#idleWaiters.push(resolve);
+      this.#tellIdle();
+    });
+  }
+
+  /** Resolves when everything read from the peer was taken up, so that its end is seen if it has ended; or after `lingerMs`. */
+  caughtUp(): Promise<void> {
+    if (this.#gone || this.#parser?.holding !== true) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = this.#context.clock.after(this.#context.limits.lingerMs, resolve);
+      this.#caughtUpWaiters.push(() => {
+        timer.cancel();
+        resolve();
+      });
     });
   }
 
@@ -121,6 +141,7 @@ export class ServerConnection {
     this.#parser?.stop();
     this.#stream.resume();
     this.#finishDrain();
+    this.#tellIdle();
   }
 
   #data(chunk: Buffer): void {
@@ -144,9 +165,7 @@ export class ServerConnection {
       this.#negotiated = outcome.negotiated;
       if (outcome.rest.length > 0) this.#early.push(outcome.rest);
       this.#stream.pause();
-      void this.#context
-        .settled(outcome.negotiated.device)
-        .then(() => this.#transmit(outcome.negotiated, outcome.answer));
+      void this.#context.settled(this).then(() => this.#transmit(outcome.negotiated, outcome.answer));
     } else if (this.#stream.writableLength > HANDSHAKE_BACKLOG) {
       this.#end('handshake-backlog');
     }
@@ -179,8 +198,12 @@ export class ServerConnection {
     if (chunk === undefined) parser.resume();
     else parser.push(chunk);
     this.#writer!.release();
-    if (parser.holding) this.#stream.pause();
-    else if (this.#inputEnded) this.drain('peer-closed');
+    if (parser.holding) {
+      this.#stream.pause();
+      return;
+    }
+    for (const resolve of this.#caughtUpWaiters.splice(0)) resolve();
+    if (this.#inputEnded) this.drain('peer-closed');
   }
 
   /** Goes on where the parser stalled. */
@@ -193,27 +216,40 @@ export class ServerConnection {
   }
 
   #settled(): void {
-    if (this.inFlight === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve();
-    if (this.#gone) return;
-    if (this.#draining !== undefined) this.#finishDrain();
-    else this.#resume();
+    if (this.#gone) this.#tellIdle();
+    else if (this.#draining === undefined) this.#resume();
+    else {
+      this.#finishDrain();
+      this.#tellIdle();
+    }
+  }
+
+  #tellIdle(): void {
+    if (this.inFlight > 0 || (!this.#gone && this.#draining === undefined)) return;
+    for (const resolve of this.#idleWaiters.splice(0)) resolve();
   }
 
   #inputEnd(): void {
     this.#inputEnded = true;
     if (this.#parser === undefined) this.#end('handshake-cut');
     else if (!this.#parser.holding) this.drain('peer-closed');
+    else
+      this.#linger = this.#context.clock.after(this.#context.limits.lingerMs, () =>
+        this.drain('peer-closed'),
+      );
   }
 
   #finishDrain(): void {
-    if (this.inFlight > 0 || this.#linger !== undefined) return;
+    if (this.inFlight > 0 || this.#ending) return;
     this.#endAfterReplies(this.#draining!);
   }
 
   /** Ends the stream behind the replies that are queued; a client that does not take them is cut off. */
   #endAfterReplies(reason: ConnectionEnd): void {
     this.#draining = reason;
+    this.#ending = true;
     this.#timer.cancel();
+    this.#linger?.cancel();
     this.#writer?.flush();
     this.#linger = this.#context.clock.after(this.#context.limits.lingerMs, () => this.#end(reason));
     this.#stream.end(() => this.#end(reason));
@@ -228,6 +264,8 @@ export class ServerConnection {
     this.#writer?.close();
     this.#early = [];
     this.#stream.destroy();
+    for (const resolve of this.#caughtUpWaiters.splice(0)) resolve();
+    this.#tellIdle();
     this.#context.ended(this, this.#draining ?? reason);
   }
 }

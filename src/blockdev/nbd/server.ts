@@ -5,9 +5,10 @@
  * export is gone or names another device now, after their requests in flight were answered; clients that reconnect find what
  * the table says then.
  */
-import { chmodSync, unlinkSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
 import type { Server } from 'node:net';
 import { connect, createServer } from 'node:net';
+import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { Clock, Log } from '../../common/index.ts';
 import { CodedError, codeOf, messageOf, silentLog, systemClock } from '../../common/index.ts';
@@ -69,7 +70,7 @@ export class NbdServer {
       counters: this.#counters,
       pool: new BufferPool(),
       clock: options.clock ?? systemClock,
-      settled: (device) => this.#settled(device),
+      settled: (newcomer) => this.#settled(newcomer),
       ended: (connection, reason) => this.#ended(connection, reason),
     };
   }
@@ -180,11 +181,17 @@ export class NbdServer {
     return { name: only![0], device: only![1] };
   }
 
-  async #settled(device: Device): Promise<void> {
-    const past = [...this.#connections].filter(
-      (connection) => connection.gone && connection.device === device,
+  async #settled(newcomer: ServerConnection): Promise<void> {
+    const others = [...this.#connections].filter(
+      (connection) => connection !== newcomer && connection.device === newcomer.device,
     );
-    await Promise.all(past.map((connection) => connection.idle()));
+    if (others.length === 0) return;
+    await Promise.all(others.map((connection) => connection.caughtUp()));
+    // What a peer that is gone had sent is read in the next turn of the event loop, its end at the latest in the one after.
+    await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+    await Promise.all(
+      others.filter((connection) => connection.leaving).map((connection) => connection.idle()),
+    );
   }
 
   #ended(connection: ServerConnection, reason: ConnectionEnd): void {
@@ -217,7 +224,8 @@ async function removeStale(path: string): Promise<void> {
   }
   if (code !== 'ECONNREFUSED') return;
   try {
-    unlinkSync(path);
+    // Connecting to a plain file is refused too.
+    if (lstatSync(path).isSocket()) unlinkSync(path);
   } catch (error) {
     if (codeOf(error) !== 'ENOENT') throw listenError(path, error);
   }
@@ -232,14 +240,19 @@ function listenError(path: string, error: unknown): NbdServerError {
       remedy: 'choose another socket path, or remove it',
     });
   }
-  if (code === 'EACCES' || code === 'EPERM') {
+  // libuv reports a missing folder as EACCES.
+  if ((code === 'EACCES' || code === 'EPERM') && existsSync(dirname(path))) {
     return new NbdServerError('EACCES', `no permission to create the socket ${path}`, {
       ...options,
       remedy: 'choose a folder that this user may write',
     });
   }
-  return new NbdServerError('ELISTEN', `cannot listen on ${path}: ${messageOf(error)}`, {
-    ...options,
-    remedy: 'check that the folder exists and that the path is shorter than 108 bytes',
-  });
+  return new NbdServerError(
+    'ELISTEN',
+    `cannot listen on ${path}: ${existsSync(dirname(path)) ? messageOf(error) : 'its folder does not exist'}`,
+    {
+      ...options,
+      remedy: 'check that the folder exists and that the path is shorter than 108 bytes',
+    },
+  );
 }

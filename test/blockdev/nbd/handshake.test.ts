@@ -57,7 +57,11 @@ test('cut at every byte the handshake waits; given the rest it comes to the same
     machine.greet();
     assert.is(machine.push(whole.subarray(0, cut)).state, 'more', `cut at ${cut}`);
     const outcome = machine.push(whole.subarray(cut));
-    assert.is(outcome.state === 'transmission' && outcome.negotiated.structuredReplies, true, `cut at ${cut}`);
+    assert.is(
+      outcome.state === 'transmission' && outcome.negotiated.structuredReplies,
+      true,
+      `cut at ${cut}`,
+    );
   }
 });
 

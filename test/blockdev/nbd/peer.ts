@@ -87,10 +87,7 @@ export class Peer {
     return this.#input;
   }
 
-  async option(
-    option: number,
-    data?: Uint8Array,
-  ): Promise<{ option: number; type: number; data: Buffer }[]> {
+  async option(option: number, data?: Uint8Array): Promise<{ option: number; type: number; data: Buffer }[]> {
     this.send(o.emitOption(option, data));
     const replies = [];
     for (;;) {
