@@ -33,6 +33,7 @@ export interface Native {
   name(device: NativeDevice): string;
   mac(device: NativeDevice, mac: Uint8Array, set: boolean): void;
   setIpv4(device: NativeDevice, address: number, mask: number): void;
+  setPersist(device: NativeDevice, on: boolean): void;
   descriptor(device: NativeDevice): number;
   probe(): number;
 }

@@ -236,6 +236,11 @@ export class TapDevice extends InterfaceDevice {
       throw error;
     }
   }
+
+  /** Whether the interface stays when its last queue is closed. */
+  setPersist(on: boolean): void {
+    this.native((n, device) => n.setPersist(device, on));
+  }
 }
 
 export interface PacketSocketOptions extends InterfaceSettings {

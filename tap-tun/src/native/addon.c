@@ -625,6 +625,18 @@ static napi_value set_ipv4(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* setPersist(device, boolean) */
+static napi_value set_persist(napi_env env, napi_callback_info info) {
+  struct tt_failure failure;
+  bool on;
+  ARGUMENTS(2)
+  DEVICE(d, true);
+
+  OK(napi_get_value_bool(env, argument[1], &on));
+  if (tt_set_persist(d->fd, on, &failure) < 0) return throw_failure(env, &failure);
+  return NULL;
+}
+
 static napi_value descriptor(napi_env env, napi_callback_info info) {
   napi_value result;
   ARGUMENTS(1)
@@ -653,7 +665,7 @@ static napi_value init(napi_env env, napi_value exports) {
       {"start", start},            {"stop", stop},                      {"reference", reference},    {"write", write_many},
       {"writeOne", write_one},     {"counters", counters},              {"get", get},                {"set", set},
       {"name", name},              {"mac", mac},                        {"setIpv4", set_ipv4},       {"descriptor", descriptor},
-      {"probe", probe},
+      {"probe", probe},            {"setPersist", set_persist},
   };
   const char *type = uv_handle_type_name(TT_UV_POLL);
 

@@ -246,6 +246,11 @@ int tt_set_ipv4(int ctl, int index, uint32_t address, uint32_t mask, struct tt_f
   return 0;
 }
 
+int tt_set_persist(int fd, int on, struct tt_failure *failure) {
+  if (ioctl(fd, TUNSETPERSIST, on ? 1ul : 0ul) < 0) return fail(failure, "TUNSETPERSIST");
+  return 0;
+}
+
 int tt_probe(unsigned *features, struct tt_failure *failure) {
   int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
   int result = 0;

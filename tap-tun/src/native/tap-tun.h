@@ -49,6 +49,9 @@ int tt_set_mac(int ctl, int index, const uint8_t mac[6], struct tt_failure *fail
 /* Sets the interface's first IPv4 address; both in network byte order. */
 int tt_set_ipv4(int ctl, int index, uint32_t address, uint32_t mask, struct tt_failure *failure);
 
+/* Whether the TUN device of this descriptor outlives it. */
+int tt_set_persist(int fd, int on, struct tt_failure *failure);
+
 /* Opens /dev/net/tun, reads its features (IFF_*) and closes it. */
 int tt_probe(unsigned *features, struct tt_failure *failure);
 
