@@ -1,7 +1,8 @@
 export * from './commands.ts';
-export * from './drops.ts';
-export * from './flow-table.ts';
+export { MUX_DROPS, type MuxDrop } from './drops.ts';
+export type { FlowTableOptions, FlowTimeouts } from './flow-table.ts';
 export * from './mux.ts';
 export * from './mux-error.ts';
-export * from './packet-observer.ts';
+export * from './mux-server.ts';
+export type { PacketObserver } from './packet-observer.ts';
 export type { PortKind, PortOptions, PortRole } from './state.ts';

@@ -1,0 +1,89 @@
+/** `changeover mux --tap A --tap B …`: joins TAP interfaces like a bridge, with offloads, until it is told to end. */
+import { sentenceOf } from '../../common/index.ts';
+import { MuxServer } from '../../hypervisor/index.ts';
+
+export interface MuxRunOptions {
+  /** Names of the interfaces, at least two; created when absent. */
+  readonly taps: readonly string[];
+  /** Capture into this pcapng file, one interface per TAP. */
+  readonly pcap?: string;
+  readonly mtu?: number;
+  /** Default true. */
+  readonly offload?: boolean;
+  /** Ends it; without it SIGINT and SIGTERM do. */
+  readonly signal?: AbortSignal;
+  /** One line per event; default: standard output and standard error. */
+  readonly print?: (line: string) => void;
+  readonly complain?: (line: string) => void;
+}
+
+/**
+ * Forwards between the interfaces until SIGINT, SIGTERM or `signal`. They may be moved into other network namespaces
+ * meanwhile (`ip link set A netns N`): this process holds them by file descriptor, not by name. Returns the exit code: 0, or
+ * 1 with one sentence that says why not, 2 for wrong options.
+ */
+export async function runMux(options: MuxRunOptions): Promise<number> {
+  const print = options.print ?? ((line: string) => void process.stdout.write(`${line}\n`));
+  const complain = options.complain ?? ((line: string) => void process.stderr.write(`${line}\n`));
+  const wrong = wrongOptions(options);
+  if (wrong !== undefined) {
+    complain(`changeover mux: ${wrong}`);
+    return 2;
+  }
+  const server = new MuxServer({
+    onEvent: (name, data) => {
+      if (name === 'PORT') complain(`changeover mux: ${JSON.stringify(data)}`);
+    },
+  });
+  let code = 0;
+  try {
+    for (const name of options.taps) {
+      server.addUplink({
+        name,
+        ...(options.mtu === undefined ? {} : { mtu: options.mtu }),
+        ...(options.offload === undefined ? {} : { offload: options.offload }),
+      });
+    }
+    if (options.pcap !== undefined) server.startCapture({ file: options.pcap, comment: 'changeover mux' });
+    print(
+      `joined ${options.taps.join(', ')}${options.pcap === undefined ? '' : `, capturing to ${options.pcap}`}`,
+    );
+    await ended(options.signal);
+    for (const port of server.mux.ports()) {
+      const drops = Object.entries(port.drops).map(([reason, count]) => `${count} ${reason}`);
+      const dropped = drops.length === 0 ? '' : `, dropped ${drops.join(', ')}`;
+      print(`${port.name}: ${port.received} packets in, ${port.transmitted} out${dropped}`);
+    }
+  } catch (error) {
+    complain(`changeover mux: ${sentenceOf(error)}`);
+    code = 1;
+  }
+  await server.close();
+  return code;
+}
+
+function wrongOptions({ taps, mtu }: MuxRunOptions): string | undefined {
+  if (taps.length < 2) return 'give at least two interfaces with --tap';
+  if (new Set(taps).size < taps.length) return 'an interface is named twice';
+  if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > 65_521)) {
+    return 'the MTU of a TAP is between 68 and 65521';
+  }
+  return undefined;
+}
+
+function ended(signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal !== undefined) {
+      if (signal.aborted) resolve();
+      signal.addEventListener('abort', () => resolve(), { once: true });
+      return;
+    }
+    const stop = () => {
+      process.off('SIGINT', stop);
+      process.off('SIGTERM', stop);
+      resolve();
+    };
+    process.on('SIGINT', stop);
+    process.on('SIGTERM', stop);
+  });
+}

@@ -1,0 +1,239 @@
+/**
+ * The mux with real devices: TAPs as uplinks, unix sockets as partition ports, files as captures; and the answers to every
+ * command of its channel.
+ */
+import type { Handlers } from '../../channel/index.ts';
+import type { Clock, Log } from '../../common/index.ts';
+import { silentLog, systemClock } from '../../common/index.ts';
+import type { LinkDevice, TapLinkOptions } from '../../netstack/index.ts';
+import { ipAddress, macAddress, TapLink } from '../../netstack/index.ts';
+import { type CaptureStart, Captures } from './captures.ts';
+import type { MuxCommands, MuxEvents, PortStatus } from './commands.ts';
+import { Mux, type MuxOptions } from './mux.ts';
+import { MuxError } from './mux-error.ts';
+import { StreamPort } from './port/stream-port.ts';
+import { Turns } from './port/turns.ts';
+
+/** The commands by name, without the index signature that a vocabulary has. */
+type Commands = { [N in keyof MuxCommands as string extends N ? never : N]: MuxCommands[N] };
+type Answers = {
+  [N in keyof Commands]: (
+    args: Commands[N]['arguments'],
+  ) => Commands[N]['result'] | Promise<Commands[N]['result']>;
+};
+
+export interface MuxServerOptions {
+  readonly clock?: Clock;
+  readonly log?: Log;
+  readonly onEvent?: MuxOptions['onEvent'];
+  /** The `shutdown` command was answered. */
+  readonly onShutdown?: () => void;
+  readonly openTap?: (options: TapLinkOptions) => LinkDevice;
+}
+
+export class MuxServer {
+  readonly mux: Mux;
+  readonly captures: Captures;
+  readonly #log: Log;
+  readonly #turns = new Turns();
+  readonly #openTap: (options: TapLinkOptions) => LinkDevice;
+  readonly #onShutdown: () => void;
+  /** Arguments of the port-add or uplink-add that made each port. */
+  readonly #made = new Map<string, string>();
+
+  constructor(options: MuxServerOptions = {}) {
+    const clock = options.clock ?? systemClock;
+    this.#log = options.log ?? silentLog;
+    this.#openTap = options.openTap ?? ((tap) => new TapLink(tap));
+    this.#onShutdown = options.onShutdown ?? (() => {});
+    this.mux = new Mux({
+      clock,
+      onEvent: (name, data) => {
+        this.#log.info(EVENT_WORDS[name] ?? name, data as Readonly<Record<string, unknown>>);
+        options.onEvent?.(name, data);
+      },
+    });
+    this.captures = new Captures(clock, () => this.mux.ports());
+  }
+
+  /** Creates or takes over a TAP. Throws TapLinkError, MuxError `exists`. */
+  addUplink(args: MuxCommands['uplink-add']['arguments']): PortStatus {
+    const known = this.#known(args.name, args);
+    if (known !== undefined) return known;
+    const device = this.#openTap({
+      name: args.name,
+      ...(args.mtu === undefined ? {} : { mtu: args.mtu }),
+      ...(args.offload === undefined ? {} : { offload: args.offload }),
+      onGone: (error) => {
+        this.#log.error(`uplink ${args.name} is gone`, { error });
+        this.mux.setConnected(args.name, false);
+      },
+    });
+    return this.#add(
+      args,
+      () => this.mux.addPort({ name: args.name, kind: 'tap', role: 'uplink', device }),
+      device,
+    );
+  }
+
+  /** Listens for a partition. Throws MuxError `exists`, `in-use`, `socket`, `bad-argument`. */
+  async addPort(args: MuxCommands['port-add']['arguments']): Promise<PortStatus> {
+    const { name } = args;
+    const { addresses: _addresses, ...identity } = args;
+    if (this.#known(name, identity) !== undefined) return this.mux.portAddresses(name, args.addresses);
+    const mac = macAddress(args.mac);
+    const addresses = args.addresses.map(ipAddress);
+    const device = new StreamPort({
+      name,
+      path: args.socket,
+      turns: this.#turns,
+      ...(args.vnetHeader === undefined ? {} : { vnetHeader: args.vnetHeader }),
+      onConnected: (connected, reason) => {
+        this.#log.debug(`port ${name} ${connected ? 'connected' : `disconnected: ${reason}`}`);
+        this.mux.setConnected(name, connected);
+      },
+      onFault: (fault) => {
+        this.#log.warn(`port ${name} sent what is no frame`, { fault });
+        this.mux.countDrops(name, 'framing-fault', 1);
+      },
+      onOversize: (count) => this.mux.countDrops(name, 'oversize-frame', count),
+    });
+    const status = this.#add(
+      identity,
+      () =>
+        this.mux.addPort({
+          name,
+          kind: 'stream',
+          role: args.role ?? 'partition',
+          device,
+          mac,
+          addresses,
+          connected: false,
+        }),
+      device,
+    );
+    try {
+      await device.listen();
+    } catch (error) {
+      this.removePort(name);
+      throw error;
+    }
+    return status;
+  }
+
+  removePort(name: string): void {
+    this.#made.delete(name);
+    this.mux.removePort(name);
+  }
+
+  /** Throws CaptureError, MuxError `unknown-port`. */
+  startCapture(options: CaptureStart): void {
+    this.captures.start(options);
+    this.#observe();
+  }
+
+  /** Packets are shown to the captures only while there are any. */
+  #observe(): void {
+    this.mux.observer = this.captures.active ? this.captures : undefined;
+  }
+
+  /** One function per command of the vocabulary. */
+  handlers(): Handlers<MuxCommands> {
+    const { mux, captures } = this;
+    const answers: Answers = {
+      'uplink-add': (args) => this.addUplink(args),
+      'port-add': (args) => this.addPort(args),
+      'port-remove': ({ name }) => {
+        this.removePort(name);
+        return {};
+      },
+      'port-state': ({ name, state }) => mux.portState(name, state),
+      'port-addresses': ({ name, addresses }) => mux.portAddresses(name, addresses),
+      ports: () => mux.ports(),
+      'path-set': (args) => {
+        mux.pathSet(args);
+        return {};
+      },
+      'private-path': (args) => {
+        mux.privatePath(args);
+        return {};
+      },
+      'hold-start': (args) => mux.holdStart(args),
+      'hold-release': (args) => mux.holdRelease(args),
+      switch: (args) => {
+        const result = mux.switch(args);
+        captures.mark(
+          `switch: ${args.address} from ${args.from} to ${args.to}, ${result.steered} flows steered`,
+        );
+        return result;
+      },
+      'notice-cancel': (args) => {
+        const result = mux.noticeCancel(args);
+        captures.mark(`change notice of ${args.address} cancelled, ${result.abandoned.length} flows cut off`);
+        return result;
+      },
+      'flows-moved': (args) => mux.flowsMoved(args),
+      announce: (args) => {
+        mux.announce(args);
+        return {};
+      },
+      flows: (args) => mux.flows(args),
+      counters: (args) => mux.counters(args),
+      'capture-start': (args) => {
+        this.startCapture(args);
+        return {};
+      },
+      'capture-stop': async ({ file }) => {
+        const stopping = captures.stop(file);
+        this.#observe();
+        const { packets, bytes, dropped, ...rest } = await stopping;
+        return { file: rest.file, packets, bytes, dropped };
+      },
+      'capture-mark': ({ comment }) => {
+        captures.mark(comment);
+        return {};
+      },
+      shutdown: () => {
+        setImmediate(() => this.#onShutdown());
+        return {};
+      },
+    };
+    return answers as unknown as Handlers<MuxCommands>;
+  }
+
+  /** Ends captures, removes TAPs and sockets. Idempotent. */
+  async close(): Promise<void> {
+    this.mux.observer = undefined;
+    await this.captures.close();
+    this.mux.close();
+    this.#made.clear();
+  }
+
+  /** The port's status when it was made with the same arguments. Throws `exists` when with others. */
+  #known(name: string, args: object): PortStatus | undefined {
+    const made = this.#made.get(name);
+    if (made === undefined) return undefined;
+    if (made === JSON.stringify(args)) return this.mux.ports().find((port) => port.name === name);
+    throw new MuxError('exists', `there is a port ${name} already, made with other arguments`, {
+      remedy: 'remove it first, or choose another name',
+      values: { port: name },
+    });
+  }
+
+  #add(args: { name: string }, add: () => PortStatus, device: LinkDevice): PortStatus {
+    try {
+      const status = add();
+      this.#made.set(args.name, JSON.stringify(args));
+      return status;
+    } catch (error) {
+      device.close();
+      throw error;
+    }
+  }
+}
+
+const EVENT_WORDS: Readonly<Record<keyof MuxEvents & string, string>> = {
+  PORT: 'port changed its state',
+  DRAINED: 'every steered flow has ended',
+  HOLD_TIMEOUT: 'a hold reached its time limit and was released',
+};
