@@ -37,6 +37,7 @@ const STATUS_BY_CODE: Readonly<Record<string, number>> = {
   'not-quiet': 409,
   'capture-running': 409,
   'not-running': 409,
+  serving: 409,
   unavailable: 503,
 };
 

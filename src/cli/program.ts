@@ -1,0 +1,413 @@
+/** The command line: names, options, examples. What a command does is loaded when it is called. */
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { ExitCode } from './exit-codes.ts';
+import type { GlobalOptions } from './session.ts';
+import { Session } from './session.ts';
+import type { Terminal } from './terminal.ts';
+
+export interface ProgramHooks {
+  readonly terminal: Terminal;
+  readonly version: string;
+  /** Called with what the command came to. */
+  readonly finished: (code: ExitCode) => void;
+}
+
+type Act = (session: Session, args: string[], options: Record<string, unknown>) => Promise<ExitCode>;
+
+interface Spec {
+  readonly summary: string;
+  /** As commander writes them: `<required>`, `[optional]`. */
+  readonly args?: readonly [string, string][];
+  readonly options?: readonly Option[];
+  readonly examples?: readonly string[];
+  readonly act: Act;
+}
+
+export function wholeNumber(minimum: number, maximum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isSafeInteger(value) || value < minimum || value > maximum) {
+      throw new InvalidArgumentError(`allowed: whole numbers from ${minimum} to ${maximum}`);
+    }
+    return value;
+  };
+}
+
+const several = (value: string, before: string[] | undefined) => [...(before ?? []), value];
+
+function examplesText(examples: readonly string[] | undefined): string {
+  if (examples === undefined || examples.length === 0) return '';
+  return `\nExamples:\n${examples.map((e) => `  $ ${e}`).join('\n')}\n`;
+}
+
+function add(parent: Command, name: string, spec: Spec, hooks: ProgramHooks): Command {
+  const command = parent.command(name).summary(spec.summary).description(spec.summary);
+  for (const [arg, description] of spec.args ?? []) command.argument(arg, description);
+  for (const option of spec.options ?? []) command.addOption(option);
+  command
+    .option('--json', 'the result as JSON')
+    .option('-q, --quiet', 'no progress')
+    .option(
+      '--config <file>',
+      'configuration file (default: changeover.yaml, /etc/changeover/changeover.yaml)',
+    )
+    .option('--run-directory <dir>', 'where the daemon is')
+    .option('--debug', 'a stack trace with errors');
+  command.addHelpText('after', examplesText(spec.examples));
+  command.action(async (...all: unknown[]) => {
+    const options = command.opts<GlobalOptions & Record<string, unknown>>();
+    const args = all.slice(0, -2).flat() as string[];
+    hooks.finished(await spec.act(new Session(hooks.terminal, options), args, options));
+  });
+  return command;
+}
+
+function group(parent: Command, name: string, summary: string): Command {
+  return parent.command(name).summary(summary).description(summary);
+}
+
+const flag = (flags: string, description: string) => new Option(flags, description);
+
+function daemonCommands(program: Command, hooks: ProgramHooks): void {
+  add(
+    program,
+    'init',
+    {
+      summary: 'write a commented configuration',
+      args: [['[file]', 'where to, default changeover.yaml']],
+      options: [flag('--force', 'replace a file that exists')],
+      examples: ['changeover init', 'changeover init /etc/changeover/changeover.yaml'],
+      act: async (session, args, options) =>
+        (await import('./commands/init.ts')).init(session, args, options),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'up',
+    {
+      summary: 'start the daemon, in the foreground',
+      options: [
+        flag('--detach', 'return when it is up'),
+        flag('--lifeline', 'end everything when stdin closes'),
+      ],
+      examples: ['changeover up', 'changeover up --detach --config shop.yaml'],
+      act: async (session, _args, options) => (await import('./commands/up.ts')).up(session, options),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'down',
+    {
+      summary: 'end the daemon and everything that it started',
+      options: [flag('--keep-running', 'only the control process: packets and disk writes go on')],
+      examples: ['changeover down', 'changeover down --keep-running && changeover up --detach'],
+      act: async (session, _args, options) => (await import('./commands/down.ts')).down(session, options),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'status',
+    {
+      summary: 'everything on one screen',
+      examples: ['changeover status', 'changeover status --json | jq .services[0].health'],
+      act: async (session) => (await import('./commands/status.ts')).status(session),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'doctor',
+    {
+      summary: 'check this host and the configuration, and say how to mend what is wrong',
+      examples: ['changeover doctor', 'changeover doctor --config shop.yaml --json'],
+      act: async (session) => (await import('./commands/doctor.ts')).doctor(session),
+    },
+    hooks,
+  );
+}
+
+function partitionCommands(program: Command, hooks: ProgramHooks): void {
+  const partition = group(program, 'partition', 'partitions: list, show, start, stop, console');
+  const act =
+    (name: 'list' | 'show' | 'start' | 'stop' | 'console'): Act =>
+    async (session, args, options) =>
+      (await import('./commands/partition.ts')).partitionCommands[name](session, args, options);
+  const id: [string, string] = ['<id>', 'partition'];
+  add(partition, 'list', { summary: 'the resource table, with what runs', act: act('list') }, hooks);
+  add(partition, 'show', { summary: 'one partition', args: [id], act: act('show') }, hooks);
+  add(
+    partition,
+    'start',
+    {
+      summary: 'start one: the active of a service serves it, any other boots isolated',
+      args: [id],
+      act: act('start'),
+    },
+    hooks,
+  );
+  add(
+    partition,
+    'stop',
+    {
+      summary: 'stop one',
+      args: [id],
+      options: [flag('--force', 'even if it serves or belongs to a run')],
+      act: act('stop'),
+    },
+    hooks,
+  );
+  add(
+    partition,
+    'console',
+    {
+      summary: 'what it printed',
+      args: [id],
+      options: [
+        flag('-f, --follow', 'go on until Ctrl-C'),
+        flag('-n, --bytes <n>', 'at most so many bytes from the end').argParser(wholeNumber(1, 1_048_576)),
+      ],
+      examples: ['changeover partition console A --follow'],
+      act: act('console'),
+    },
+    hooks,
+  );
+}
+
+const STRATEGY = flag('--strategy <name>', 'how the network is moved').choices(['auto', 'overlap', 'hold']);
+const SERVICE = flag('--service <name>', 'needed when more than one is configured');
+
+function patchCommands(program: Command, hooks: ProgramHooks): void {
+  const patch = group(program, 'patch', 'the patch table, and runs that apply what is flagged');
+  const table =
+    (name: 'list' | 'show' | 'add' | 'scan' | 'flag' | 'unflag'): Act =>
+    async (session, args) =>
+      (await import('./commands/patch.ts')).patchCommands[name](session, args);
+  const run =
+    (name: 'run' | 'dryRun' | 'cut' | 'cancel'): Act =>
+    async (session, args, options) =>
+      (await import('./commands/run.ts')).runCommands[name](session, args, options);
+  const file: [string, string] = ['<file>', 'name of the patch in the table'];
+  const files: [string, string] = ['<file...>', 'names of patches in the table'];
+  const runId: [string, string] = ['[run]', 'id of the run, default: the current one'];
+
+  add(patch, 'list', { summary: 'the patch table', act: table('list') }, hooks);
+  add(patch, 'show', { summary: 'one patch', args: [file], act: table('show') }, hooks);
+  add(
+    patch,
+    'add',
+    {
+      summary: 'register patches by their description files',
+      args: [['<description...>', 'NAME.json, the patch file beside it']],
+      examples: ['changeover patch add ./fix-1.0.1.json'],
+      act: table('add'),
+    },
+    hooks,
+  );
+  add(
+    patch,
+    'scan',
+    { summary: 'look into the patch sources and register what is new', act: table('scan') },
+    hooks,
+  );
+  add(patch, 'flag', { summary: 'apply at the next run', args: [files], act: table('flag') }, hooks);
+  add(patch, 'unflag', { summary: 'leave out of the next run', args: [files], act: table('unflag') }, hooks);
+  add(
+    patch,
+    'run',
+    {
+      summary: 'copy, patch and check a standby, then move the service to it',
+      options: [
+        STRATEGY,
+        SERVICE,
+        flag('--prepare-only', 'stop before the cut; go on with changeover patch cut'),
+        flag('--without-patches', 'also when nothing is flagged'),
+      ],
+      examples: ['changeover patch run', 'changeover patch run --strategy hold --prepare-only'],
+      act: run('run'),
+    },
+    hooks,
+  );
+  add(
+    patch,
+    'dry-run',
+    {
+      summary: 'everything up to the cut, then discard: the service is not touched',
+      options: [STRATEGY, SERVICE, flag('--without-patches', 'also when nothing is flagged')],
+      act: run('dryRun'),
+    },
+    hooks,
+  );
+  add(patch, 'cut', { summary: 'move the service of a prepared run', args: [runId], act: run('cut') }, hooks);
+  add(
+    patch,
+    'cancel',
+    { summary: 'undo a run that has not moved the service yet', args: [runId], act: run('cancel') },
+    hooks,
+  );
+}
+
+function runCommands(program: Command, hooks: ProgramHooks): void {
+  const act =
+    (name: 'rollback' | 'commit' | 'report'): Act =>
+    async (session, args, options) =>
+      (await import('./commands/run.ts')).runCommands[name](session, args, options);
+  const runId: [string, string] = ['[run]', 'id of the run, default: the current one'];
+  add(
+    program,
+    'rollback',
+    {
+      summary: 'move the service back, with everything written since',
+      args: [runId],
+      examples: ['changeover rollback'],
+      act: act('rollback'),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'commit',
+    { summary: 'end probation: there is no way back afterwards', args: [runId], act: act('commit') },
+    hooks,
+  );
+  add(
+    program,
+    'report',
+    {
+      summary: 'what a run did',
+      args: [['[run]', 'id of the run, default: the last one']],
+      options: [flag('--all', 'one line per run')],
+      examples: ['changeover report', 'changeover report --all', 'changeover report --json | jq .cut'],
+      act: act('report'),
+    },
+    hooks,
+  );
+}
+
+function captureCommands(program: Command, hooks: ProgramHooks): void {
+  const capture = group(program, 'capture', 'captures of packets, as pcapng');
+  const act =
+    (name: 'start' | 'stop'): Act =>
+    async (session, args, options) =>
+      (await import('./commands/capture.ts')).captureCommands[name](session, args, options);
+  add(
+    capture,
+    'start',
+    {
+      summary: 'write every port and uplink to a file',
+      args: [['[file]', 'default: a new file below the state directory']],
+      options: [
+        flag('--port <name>', 'only this port; may be repeated').argParser(several),
+        flag('--snap-length <bytes>', 'cut packets off after so many bytes').argParser(
+          wholeNumber(64, 262_144),
+        ),
+      ],
+      examples: ['changeover capture start /tmp/cut.pcapng', 'changeover capture start --port A-net1'],
+      act: act('start'),
+    },
+    hooks,
+  );
+  add(
+    capture,
+    'stop',
+    {
+      summary: 'stop one capture, or all',
+      args: [['[file]', 'which one']],
+      act: act('stop'),
+    },
+    hooks,
+  );
+}
+
+function standaloneCommands(program: Command, hooks: ProgramHooks): void {
+  const act =
+    (name: 'demo' | 'mux' | 'nbd'): Act =>
+    async (session, args, options) =>
+      (await import('./commands/standalone.ts')).standaloneCommands[name](session, args, options);
+  add(
+    program,
+    'demo',
+    {
+      summary:
+        'a stateful service under load, patched live, then rolled back; needs root, leaves nothing behind',
+      options: [
+        flag('--strategy <name>', 'how the network is moved')
+          .choices(['both', 'overlap', 'hold'])
+          .default('both'),
+        flag('--seconds <n>', 'steady load before and after every step')
+          .argParser(wholeNumber(1, 3600))
+          .default(3),
+        flag('--rate <n>', 'requests per second').argParser(wholeNumber(10, 100_000)).default(500),
+        flag('--keep <dir>', 'keep evidence and disks there'),
+      ],
+      examples: ['changeover demo', 'changeover demo --strategy overlap --rate 2000 --keep /tmp/demo'],
+      act: act('demo'),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'mux',
+    {
+      summary: 'connect TAP interfaces like a bridge',
+      options: [
+        flag('--tap <name>', 'TAP interface; repeat for each').argParser(several).makeOptionMandatory(),
+        flag('--mtu <bytes>', 'largest IP packet').argParser(wholeNumber(68, 65_521)),
+        flag('--pcap <file>', 'capture to this file'),
+      ],
+      examples: ['changeover mux --tap co0 --tap co1'],
+      act: act('mux'),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'nbd',
+    {
+      summary: 'serve a file as a network block device',
+      args: [['<file>', 'disk image']],
+      options: [
+        flag('--socket <path>', 'unix socket to listen on').makeOptionMandatory(),
+        flag('--write-log <dir>', 'log every write there'),
+        flag('--read-only', 'refuse writes'),
+        flag('--export-name <name>', "name of the export, default the file's"),
+      ],
+      examples: [
+        'changeover nbd disk.img --socket /tmp/disk.sock & nbdinfo nbd+unix:///?socket=/tmp/disk.sock',
+      ],
+      act: act('nbd'),
+    },
+    hooks,
+  );
+}
+
+export function buildProgram(hooks: ProgramHooks): Command {
+  const program = new Command('changeover')
+    .description('Patches a running service without stopping it.')
+    .version(hooks.version, '-V, --version', 'version')
+    .showHelpAfterError(false)
+    .showSuggestionAfterError(true);
+  program.addHelpText(
+    'after',
+    examplesText([
+      'changeover demo',
+      'changeover init && changeover doctor && changeover up --detach && changeover status',
+      'changeover patch add fix.json && changeover patch flag fix.diff && changeover patch run',
+      'changeover rollback',
+    ]),
+  );
+  daemonCommands(program, hooks);
+  partitionCommands(program, hooks);
+  patchCommands(program, hooks);
+  runCommands(program, hooks);
+  captureCommands(program, hooks);
+  standaloneCommands(program, hooks);
+  return program;
+}
+
+/** Every command of the tree, for settings that commander does not hand down. */
+export function everyCommand(program: Command): Command[] {
+  return [program, ...program.commands.flatMap((command) => everyCommand(command as Command))];
+}

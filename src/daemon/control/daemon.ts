@@ -1,0 +1,302 @@
+/**
+ * The daemon: what runs in the control process. It owns nothing that packets or disk writes need to go on: mux, block and
+ * guest processes live beside it and are adopted when it starts again.
+ *
+ *   start   lock → state store → block and mux process (adopted or started) → uplinks, probe → hypervisor, guests adopted
+ *           → active partitions started → unfinished runs taken up → API
+ *   stop    API → runs → guests → probe → mux → block → interfaces → files → lock
+ *   leave   as stop, but mux, block and guests go on (`down --keep-running`)
+ */
+import { readFileSync } from 'node:fs';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Log } from '../../common/index.ts';
+import { messageOf, systemClock } from '../../common/index.ts';
+import type { HypervisorSurface, RunPaths } from '../../hypervisor/index.ts';
+import { Hypervisor, runPaths } from '../../hypervisor/index.ts';
+import { PatchManager } from '../../patch/index.ts';
+import { ApiError, ApiServer, EventHub } from '../api/index.ts';
+import type { Configuration, ServiceConfiguration } from '../configuration/index.ts';
+import { KeptProcess } from '../processes/kept-process.ts';
+import type { RunLock } from '../processes/run-lock.ts';
+import { takeRunLock } from '../processes/run-lock.ts';
+import {
+  openState,
+  SqliteDocumentStore,
+  SqliteJournal,
+  SqlitePatchTable,
+  SqliteRoleStore,
+} from '../state/index.ts';
+import { Captures } from './captures.ts';
+import { HostNetwork } from './host-network.ts';
+import type { KeptDisks, KeptMux } from './kept.ts';
+import { keptDisks, keptMux } from './kept.ts';
+import { bareAddress, partitionConfig, patchingPolicy, serviceSpecs, sourceSpecs } from './mapping.ts';
+import { Partitions } from './partitions.ts';
+import type { Probe } from './probe.ts';
+import { startProbe } from './probe.ts';
+import { daemonRoutes } from './routes.ts';
+import { Runs } from './runs.ts';
+import type { DaemonSurface } from './surface.ts';
+import type { HealthView, ServiceView, StatusView } from './views.ts';
+
+export interface DaemonOptions {
+  readonly log: Log;
+  /** Mux, block and guest processes end when this process does. */
+  readonly lifeline?: boolean;
+  /** Asked for over the API. */
+  readonly onShutdown: (keepRunning: boolean) => void;
+}
+
+const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as {
+  version: string;
+};
+export const DAEMON_VERSION: string = version;
+
+/** Everything that was brought up, in order; taken down in reverse. */
+type Undo = { readonly what: string; readonly do: (keepRunning: boolean) => Promise<void> | void };
+
+export class Daemon implements DaemonSurface {
+  readonly configuration: Configuration;
+  readonly events = new EventHub();
+  readonly startedAtMs = Date.now();
+  readonly paths: RunPaths;
+  readonly #options: DaemonOptions;
+  readonly #undo: Undo[] = [];
+  readonly complaints: string[] = [];
+  mux!: KeptMux;
+  disks!: KeptDisks;
+  hypervisor!: HypervisorSurface;
+  roles!: SqliteRoleStore;
+  documents!: SqliteDocumentStore;
+  manager!: PatchManager;
+  partitions!: Partitions;
+  runs!: Runs;
+  probe!: Probe;
+  readonly captures = new Captures(this);
+  #stopping: Promise<void> | undefined;
+
+  private constructor(configuration: Configuration, options: DaemonOptions) {
+    this.configuration = configuration;
+    this.#options = options;
+    this.paths = runPaths(configuration.runDirectory);
+  }
+
+  get log(): Log {
+    return this.#options.log;
+  }
+
+  get lifeline(): boolean {
+    return this.#options.lifeline ?? false;
+  }
+
+  requestShutdown(keepRunning: boolean): void {
+    this.#options.onShutdown(keepRunning);
+  }
+
+  /** Brings everything up; what had come up is taken down again when something fails. */
+  static async start(configuration: Configuration, options: DaemonOptions): Promise<Daemon> {
+    const daemon = new Daemon(configuration, options);
+    try {
+      await daemon.#bringUp();
+      return daemon;
+    } catch (error) {
+      await daemon.stop(false);
+      throw error;
+    }
+  }
+
+  /** Takes everything down. Never throws: what cannot be taken down is logged. */
+  stop(keepRunning: boolean): Promise<void> {
+    this.#stopping ??= this.#takeDown(keepRunning);
+    return this.#stopping;
+  }
+
+  async #takeDown(keepRunning: boolean): Promise<void> {
+    for (const step of this.#undo.reverse()) {
+      try {
+        await step.do(keepRunning);
+      } catch (error) {
+        this.log.error(`${step.what} could not be taken down`, { reason: messageOf(error) });
+      }
+    }
+  }
+
+  async status(): Promise<StatusView> {
+    const { configuration: c } = this;
+    const [services, partitions] = await Promise.all([this.services(), this.partitions.views()]);
+    const run = this.runs.current();
+    return {
+      version: DAEMON_VERSION,
+      pid: process.pid,
+      startedAtMs: this.startedAtMs,
+      configuration: c.file,
+      runDirectory: c.runDirectory,
+      stateDirectory: c.stateDirectory,
+      processes: { mux: this.mux.status(), block: this.disks.status() },
+      uplinks: c.network.uplinks,
+      services,
+      partitions,
+      ...(run === undefined ? {} : { run }),
+      captures: this.captures.running(),
+      complaints: this.complaints,
+    };
+  }
+
+  services(): Promise<ServiceView[]> {
+    return Promise.all(this.configuration.services.map((service) => this.#serviceView(service)));
+  }
+
+  /** Throws ApiError `no-such-service`. */
+  async flows(name: string): Promise<unknown[]> {
+    const { services } = this.configuration;
+    const service = services.find((s) => s.name === name);
+    if (service === undefined) {
+      throw new ApiError('no-such-service', `there is no service ${name}`, {
+        remedy: `known are: ${services.map((s) => s.name).join(', ')}`,
+      });
+    }
+    return this.mux.execute('flows', { address: bareAddress(service.address) });
+  }
+
+  async #serviceView(service: ServiceConfiguration): Promise<ServiceView> {
+    const active = this.roles.active(service.name);
+    const role = this.roles.role(service.name);
+    const { state } = await this.hypervisor.partitionStatus(active);
+    let health: HealthView | undefined;
+    if (state === 'running') {
+      const { ok, durationMs, detail } = await this.probe.check(service.address, service.health);
+      health = { ok, durationMs, detail };
+    }
+    return {
+      name: service.name,
+      address: service.address,
+      ...(service.second === undefined ? {} : { second: service.second }),
+      active,
+      ...(role?.previous === undefined ? {} : { previous: role.previous }),
+      ...(role === undefined ? {} : { sinceMs: role.sinceMs }),
+      ...(health === undefined ? {} : { health }),
+    };
+  }
+
+  complain(sentence: string): void {
+    this.log.error(sentence);
+    this.complaints.push(sentence);
+    if (this.complaints.length > 50) this.complaints.shift();
+    this.events.publish('complaint', { sentence });
+  }
+
+  async #bringUp(): Promise<void> {
+    const { configuration: c, log, paths } = this;
+    const up = (what: string, undo: Undo['do']) => this.#undo.push({ what, do: undo });
+
+    const lock: RunLock = takeRunLock(c.runDirectory);
+    up('the run directory', async (keepRunning) => {
+      if (!keepRunning) await removeRunFiles(paths);
+      lock.release();
+      if (!keepRunning) await rm(c.runDirectory, { recursive: true, force: true });
+    });
+    for (const directory of paths.directories) await mkdir(directory, { recursive: true, mode: 0o700 });
+
+    const database = openState(c.stateDirectory);
+    up('the state store', () => database.close());
+    const journal = new SqliteJournal(database);
+    const patches = new SqlitePatchTable(database, c.stateDirectory);
+    this.documents = new SqliteDocumentStore(database);
+    const configured = Object.fromEntries(c.services.map((s) => [s.name, s.active]));
+    this.roles = new SqliteRoleStore(database, configured);
+
+    await this.#bringUpProcesses(up);
+
+    this.probe = await startProbe(this);
+    up('the probe', () => this.probe.close());
+
+    const hypervisor = new Hypervisor({
+      runDirectory: c.runDirectory,
+      mux: this.mux,
+      disks: this.disks,
+      log: log.with({ part: 'hypervisor' }),
+      lifeline: this.lifeline,
+    });
+    this.hypervisor = hypervisor;
+    up('the hypervisor', () => hypervisor.close());
+    const gateway = c.services.find((s) => s.gateway !== undefined)?.gateway;
+    for (const partition of c.partitions) hypervisor.definePartition(partitionConfig(partition, gateway));
+
+    this.partitions = new Partitions(this);
+    up('the partitions', (keepRunning) => this.partitions.close(keepRunning));
+
+    this.manager = new PatchManager(
+      {
+        hypervisor,
+        mux: this.mux,
+        disks: this.disks,
+        probe: this.probe,
+        journal,
+        patches,
+        roles: this.roles,
+        policy: patchingPolicy(c),
+        services: serviceSpecs(c),
+        clock: systemClock,
+        log: log.with({ part: 'patch' }),
+        stateDirectory: c.stateDirectory,
+        patchScript: readPatchScript(),
+      },
+      sourceSpecs(c),
+    );
+    this.runs = new Runs(this);
+    up('the runs', (keepRunning) => this.runs.close(keepRunning));
+
+    await this.partitions.bringUp();
+    for (const sentence of await this.manager.recover()) {
+      log.info(sentence);
+      this.events.publish('recovered', { sentence });
+    }
+
+    const api = new ApiServer({
+      routes: daemonRoutes(this),
+      events: this.events,
+      version: DAEMON_VERSION,
+      log: log.with({ part: 'api' }),
+    });
+    await api.listen(join(c.runDirectory, 'api.sock'));
+    up('the API', () => api.close());
+    log.info('the daemon is up', { runDirectory: c.runDirectory, pid: process.pid });
+  }
+
+  async #bringUpProcesses(up: (what: string, undo: Undo['do']) => void): Promise<void> {
+    const { configuration: c, log, paths } = this;
+    const network = new HostNetwork(c.network.uplinks, c.runDirectory, log);
+    const leftOver = await anyAlive([
+      paths.mux,
+      paths.block,
+      ...c.partitions.map((partition) => paths.agent(partition.id)),
+    ]);
+    network.rememberOwn();
+    up('the interfaces', (keepRunning) => (keepRunning ? undefined : network.removeOwn()));
+
+    this.disks = keptDisks(this, leftOver);
+    up('the block process', (keepRunning) => (keepRunning ? this.disks.close() : this.disks.stop()));
+    this.mux = keptMux(this, leftOver, () => network.configure());
+    up('the mux process', (keepRunning) => (keepRunning ? this.mux.close() : this.mux.stop()));
+    await Promise.all([this.disks.start(), this.mux.start()]);
+    for (const { name, mtu } of c.network.uplinks) await this.mux.execute('uplink-add', { name, mtu });
+    await network.configure();
+  }
+}
+
+/** True when a process of an earlier daemon still answers: what it was told is then still of use. */
+async function anyAlive(sockets: readonly string[]): Promise<boolean> {
+  const alive = await Promise.all(sockets.map((socket) => KeptProcess.answers(socket)));
+  return alive.includes(true);
+}
+
+async function removeRunFiles(paths: RunPaths): Promise<void> {
+  for (const directory of paths.directories) {
+    if (directory !== paths.directory) await rm(directory, { recursive: true, force: true });
+  }
+}
+
+function readPatchScript(): string {
+  return readFileSync(new URL('../../guest/scripts/50-patch.mjs', import.meta.url), 'utf8');
+}

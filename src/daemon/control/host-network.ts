@@ -1,0 +1,78 @@
+/** The host's own side of the uplinks: address and link state of TAP interfaces, by the `ip` program. */
+import { execFile } from 'node:child_process';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { Log } from '../../common/index.ts';
+import { CodedError, messageOf } from '../../common/index.ts';
+import type { UplinkConfiguration } from '../configuration/index.ts';
+
+const run = promisify(execFile);
+
+/** Codes: `host-network`. */
+export class HostNetworkError extends CodedError {}
+
+export function interfaceExists(name: string): boolean {
+  return existsSync(join('/sys/class/net', name));
+}
+
+async function ip(...args: string[]): Promise<void> {
+  try {
+    await run('ip', args, { timeout: 10_000 });
+  } catch (error) {
+    const stderr = (error as { stderr?: string }).stderr?.trim();
+    throw new HostNetworkError(
+      'host-network',
+      `ip ${args.join(' ')} failed: ${stderr === undefined || stderr === '' ? messageOf(error) : stderr}`,
+      { remedy: 'check the interface with ip link, and that iproute2 is installed', cause: error },
+    );
+  }
+}
+
+/** Remembers, in the run directory, which interfaces did not exist before: these are removed at the end. */
+export class HostNetwork {
+  readonly #uplinks: readonly UplinkConfiguration[];
+  readonly #file: string;
+  readonly #log: Log;
+
+  constructor(uplinks: readonly UplinkConfiguration[], runDirectory: string, log: Log) {
+    this.#uplinks = uplinks;
+    this.#file = join(runDirectory, 'uplinks.json');
+    this.#log = log;
+  }
+
+  /** Before the mux opens the uplinks for the first time. */
+  rememberOwn(): void {
+    if (existsSync(this.#file)) return;
+    const own = this.#uplinks.filter((u) => !interfaceExists(u.name)).map((u) => u.name);
+    writeFileSync(this.#file, JSON.stringify(own), { mode: 0o600 });
+  }
+
+  /** Sets addresses and brings interfaces up, where the configuration gives the host an address. Throws HostNetworkError. */
+  async configure(): Promise<void> {
+    for (const uplink of this.#uplinks) {
+      if (uplink.hostAddress === undefined) continue;
+      await ip('address', 'replace', uplink.hostAddress, 'dev', uplink.name);
+      await ip('link', 'set', 'dev', uplink.name, 'mtu', String(uplink.mtu), 'up');
+    }
+  }
+
+  /** After the mux ended: interfaces that we brought into being go with it. */
+  async removeOwn(): Promise<void> {
+    let own: string[] = [];
+    try {
+      own = JSON.parse(readFileSync(this.#file, 'utf8')) as string[];
+    } catch {
+      // Nothing was remembered: nothing is ours.
+    }
+    for (const name of own) {
+      if (!interfaceExists(name)) continue;
+      try {
+        await ip('link', 'delete', 'dev', name);
+      } catch (error) {
+        this.#log.error(`interface ${name} could not be removed`, { reason: messageOf(error) });
+      }
+    }
+    rmSync(this.#file, { force: true });
+  }
+}

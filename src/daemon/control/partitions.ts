@@ -1,0 +1,234 @@
+/** Partitions as the daemon runs them: active ones are started and, when they crash, started again. */
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { codeOf, messageOf } from '../../common/index.ts';
+import type { PartitionStatus, StartOptions } from '../../hypervisor/index.ts';
+import { FINAL_PHASES } from '../../patch/index.ts';
+import { ApiError } from '../api/index.ts';
+import type { PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
+import type { Daemon } from './daemon.ts';
+import { bareAddress, servicePort } from './mapping.ts';
+import type { PartitionRole, PartitionView } from './views.ts';
+
+const START_LIMIT_MS = 30_000;
+const RESTART_BACK_OFF_MS = [200, 1000, 5000, 30_000] as const;
+/** An active partition that ran so long starts the back-off from its beginning. */
+const HEALTHY_AFTER_MS = 60_000;
+const MAX_CONSOLE_BYTES = 1024 * 1024;
+
+export class Partitions {
+  readonly #daemon: Daemon;
+  readonly #crashes = new Map<string, { count: number; atMs: number; timer?: NodeJS.Timeout }>();
+  readonly #off: () => void;
+  #closing = false;
+
+  constructor(daemon: Daemon) {
+    this.#daemon = daemon;
+    this.#off = daemon.hypervisor.onStateChange((change) => this.#changed(change));
+  }
+
+  /** Adopts what still runs, then starts the active partition of every service. A partition that fails is a complaint. */
+  async bringUp(): Promise<void> {
+    const { configuration, hypervisor } = this.#daemon;
+    for (const { id } of configuration.partitions) {
+      if (await hypervisor.adoptPartition(id)) this.#daemon.log.info('partition adopted', { partition: id });
+    }
+    await Promise.all(
+      configuration.services.map(async (service) => {
+        const id = this.#daemon.roles.active(service.name);
+        try {
+          hypervisor.resources.setAssigned(id, true);
+          const status = await hypervisor.partitionStatus(id);
+          if (status.state !== 'running') await this.serve(service, id);
+        } catch (error) {
+          this.#daemon.complain(
+            `service ${service.name} is not served: partition ${id} did not start: ${messageOf(error)}`,
+          );
+        }
+      }),
+    );
+  }
+
+  async close(keepRunning: boolean): Promise<void> {
+    this.#closing = true;
+    this.#off();
+    for (const crash of this.#crashes.values()) clearTimeout(crash.timer);
+    if (keepRunning) return;
+    const { hypervisor, log } = this.#daemon;
+    const statuses = await hypervisor.status();
+    await Promise.all(
+      statuses
+        .filter(({ state }) => state === 'running' || state === 'starting')
+        .map(async ({ id }) => {
+          try {
+            await hypervisor.stopPartition(id);
+          } catch (error) {
+            log.error(`partition ${id} could not be stopped`, { reason: messageOf(error) });
+          }
+        }),
+    );
+  }
+
+  /** Starts partition `id` as the active of `service`: its address, its application, its path. */
+  async serve(service: ServiceConfiguration, id: string): Promise<PartitionStatus> {
+    const { hypervisor, mux } = this.#daemon;
+    const status = await hypervisor.startPartition(id, {
+      addresses: [service.address],
+      isolated: false,
+      applicationDisk: this.configured(id).disks.some((disk) => disk.role === 'application'),
+      startApplication: true,
+      timeoutMs: START_LIMIT_MS,
+    });
+    const port = servicePort(this.configured(id));
+    if (port !== undefined) {
+      await mux.execute('path-set', { address: bareAddress(service.address), port });
+      await mux.execute('announce', { address: bareAddress(service.address), port });
+    }
+    return status;
+  }
+
+  /** A partition without a service is started isolated, with no application: to be looked at. */
+  async start(id: string): Promise<PartitionView> {
+    const partition = this.configured(id);
+    const service = this.#serviceOf(id);
+    if (service !== undefined) await this.serve(service, id);
+    else {
+      const first = this.#daemon.configuration.services[0];
+      const address = first?.second ?? first?.address;
+      const options: StartOptions = {
+        addresses: address === undefined ? [] : [address],
+        isolated: true,
+        applicationDisk: false,
+        startApplication: false,
+        timeoutMs: START_LIMIT_MS,
+      };
+      await this.#daemon.hypervisor.startPartition(partition.id, options);
+    }
+    return this.view(id);
+  }
+
+  /** Throws ApiError `serving` for an active partition unless forced, `run-in-progress` for one that a run holds. */
+  async stop(id: string, force: boolean): Promise<PartitionView> {
+    this.configured(id);
+    const { role, service } = this.#role(id);
+    if (role === 'active' && !force) {
+      throw new ApiError('serving', `partition ${id} serves ${service}, stopping it interrupts the service`, {
+        remedy: 'use --force if that is meant',
+      });
+    }
+    if ((role === 'standby' || role === 'previous') && !force) {
+      throw new ApiError('run-in-progress', `partition ${id} belongs to a run of ${service}`, {
+        remedy: 'commit, roll back or cancel the run first',
+      });
+    }
+    clearTimeout(this.#crashes.get(id)?.timer);
+    await this.#daemon.hypervisor.stopPartition(id);
+    return this.view(id);
+  }
+
+  /** The end of what the partition printed, at most `bytes` of it, and where that ends in the whole. */
+  console(id: string, bytes: number, from?: number): { text: string; end: number } {
+    this.configured(id);
+    let fd: number;
+    try {
+      fd = openSync(this.#daemon.paths.log(id), 'r');
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return { text: '', end: 0 };
+      throw error;
+    }
+    try {
+      const { size } = fstatSync(fd);
+      const limit = Math.min(bytes, MAX_CONSOLE_BYTES);
+      const start = from === undefined || from > size ? Math.max(0, size - limit) : from;
+      const buffer = Buffer.alloc(Math.min(limit, size - start));
+      const read = readSync(fd, buffer, 0, buffer.length, start);
+      return { text: buffer.toString('utf8', 0, read), end: start + read };
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  configured(id: string): PartitionConfiguration {
+    const { partitions } = this.#daemon.configuration;
+    const found = partitions.find((partition) => partition.id === id);
+    if (found !== undefined) return found;
+    throw new ApiError('unknown-partition', `there is no partition ${id}`, {
+      remedy: `known are: ${partitions.map((p) => p.id).join(', ')}`,
+    });
+  }
+
+  async view(id: string): Promise<PartitionView> {
+    return this.#view(this.configured(id), await this.#daemon.hypervisor.partitionStatus(id));
+  }
+
+  async views(): Promise<PartitionView[]> {
+    const statuses = await this.#daemon.hypervisor.status();
+    return this.#daemon.configuration.partitions.flatMap((partition) => {
+      const status = statuses.find((s) => s.id === partition.id);
+      return status === undefined ? [] : [this.#view(partition, status)];
+    });
+  }
+
+  #view(partition: PartitionConfiguration, status: PartitionStatus): PartitionView {
+    const { guest } = status;
+    return {
+      ...partition,
+      ...this.#role(partition.id),
+      state: status.state,
+      ...(status.pid === undefined ? {} : { pid: status.pid }),
+      addresses: status.addresses,
+      isolated: status.isolated,
+      applicationDisk: status.applicationDisk,
+      ...(guest === undefined
+        ? {}
+        : {
+            phase: guest.phase,
+            bootMs: guest.bootMs,
+            connections: guest.connections,
+            requestsInFlight: guest.requestsInFlight,
+          }),
+      ...(status.reason === undefined ? {} : { reason: status.reason }),
+      notes: status.notes,
+      lastOutput: status.lastOutput,
+    };
+  }
+
+  #serviceOf(id: string): ServiceConfiguration | undefined {
+    const { configuration, roles } = this.#daemon;
+    return configuration.services.find((service) => roles.active(service.name) === id);
+  }
+
+  #role(id: string): { role: PartitionRole; service?: string } {
+    const serving = this.#serviceOf(id);
+    if (serving !== undefined) return { role: 'active', service: serving.name };
+    for (const run of this.#daemon.manager.reports()) {
+      if (FINAL_PHASES.includes(run.phase)) continue;
+      if (run.to === id) return { role: 'standby', service: run.service };
+      if (run.from === id) return { role: 'previous', service: run.service };
+    }
+    return { role: 'free' };
+  }
+
+  #changed(change: { id: string; state: string; reason?: string }): void {
+    this.#daemon.events.publish('partition', change);
+    if (change.state !== 'failed' || this.#closing) return;
+    this.#daemon.complain(`partition ${change.id} failed: ${change.reason ?? 'no reason was given'}`);
+    const service = this.#serviceOf(change.id);
+    if (service !== undefined) this.#restartSoon(service, change.id);
+  }
+
+  #restartSoon(service: ServiceConfiguration, id: string): void {
+    const before = this.#crashes.get(id);
+    const recent = before !== undefined && performance.now() - before.atMs < HEALTHY_AFTER_MS;
+    const count = recent ? before.count : 0;
+    clearTimeout(before?.timer);
+    const delayMs = RESTART_BACK_OFF_MS[Math.min(count, RESTART_BACK_OFF_MS.length - 1)] ?? 0;
+    const timer = setTimeout(() => {
+      if (this.#closing || this.#daemon.roles.active(service.name) !== id) return;
+      this.serve(service, id).catch((error: unknown) => {
+        this.#daemon.log.error(`partition ${id} could not be started again`, { reason: messageOf(error) });
+        if (!this.#closing) this.#restartSoon(service, id);
+      });
+    }, delayMs);
+    this.#crashes.set(id, { count: count + 1, atMs: performance.now(), timer });
+  }
+}

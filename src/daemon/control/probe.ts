@@ -1,0 +1,162 @@
+/**
+ * The product's own client: a small TCP/IP stack at a port of the mux of its own (role `probe`). It asks as a client on the
+ * uplink's segment would; over a private path it reaches a partition that is still isolated. One connection per check.
+ */
+import { join } from 'node:path';
+import type { Clock, Random } from '../../common/index.ts';
+import { messageOf, systemClock, systemRandom } from '../../common/index.ts';
+import type { LinkDevice, TcpConnection, TcpHandler } from '../../netstack/index.ts';
+import { cidr, ipAddress, macAddress, Stack, StreamLink } from '../../netstack/index.ts';
+import type { HealthCheck, ProbeAnswer, ServiceProbe } from '../../patch/index.ts';
+import type { Daemon } from './daemon.ts';
+import { bareAddress } from './mapping.ts';
+
+export const PROBE_PORT = 'probe';
+const MAX_HEAD_BYTES = 64 * 1024;
+const CONNECT_LIMIT_MS = 5_000;
+
+export interface ProbeOptions {
+  readonly link: LinkDevice;
+  /** CIDR. */
+  readonly address: string;
+  readonly mac: string;
+  readonly port?: string;
+  readonly clock?: Clock;
+  readonly random?: Random;
+}
+
+export class Probe implements ServiceProbe {
+  readonly address: string;
+  readonly port: string;
+  readonly #stack: Stack;
+  readonly #link: LinkDevice;
+  readonly #clock: Clock;
+
+  constructor(options: ProbeOptions) {
+    this.#link = options.link;
+    this.#clock = options.clock ?? systemClock;
+    this.address = bareAddress(options.address);
+    this.port = options.port ?? PROBE_PORT;
+    this.#stack = new Stack({
+      clock: this.#clock,
+      random: options.random ?? systemRandom,
+      link: options.link,
+      mac: macAddress(options.mac),
+      addresses: [cidr(options.address)],
+    });
+  }
+
+  /** `address` with or without prefix length. Never throws: what went wrong is in the answer. */
+  check(address: string, health: HealthCheck): Promise<ProbeAnswer> {
+    const target = 'http' in health ? health.http : health.tcp;
+    const startMs = this.#clock.nowMs();
+    // Over a private path the same address may have another hardware address than a moment ago.
+    this.#stack.ip.arp.clear();
+    return new Promise((resolve) => {
+      let connection: TcpConnection | undefined;
+      let localPort = 0;
+      let settled = false;
+      const settle = (ok: boolean, detail: string) => {
+        if (settled) return;
+        settled = true;
+        limit.cancel();
+        if (ok) connection?.close();
+        else connection?.abort();
+        resolve({ ok, detail, durationMs: this.#clock.nowMs() - startMs, localPort });
+      };
+      const limit = this.#clock.after(target.timeoutMs, () => {
+        const what = connection?.state === 'SYN-SENT' ? 'no connection' : 'no whole answer';
+        settle(false, `${what} within ${target.timeoutMs} ms`);
+      });
+      const handler =
+        'http' in health ? httpHandler(health.http, bareAddress(address), settle) : tcpHandler(settle);
+      try {
+        connection = this.#stack.tcp.connect(
+          { remoteAddress: ipAddress(bareAddress(address)), remotePort: target.port },
+          handler(() => connection),
+        );
+        localPort = connection.localPort;
+      } catch (error) {
+        settle(false, messageOf(error));
+      }
+    });
+  }
+
+  close(): void {
+    this.#link.close();
+  }
+}
+
+type Settle = (ok: boolean, detail: string) => void;
+type MakeHandler = (connection: () => TcpConnection | undefined) => TcpHandler;
+
+function tcpHandler(settle: Settle): MakeHandler {
+  return () => ({
+    connected: () => settle(true, 'connected'),
+    readable: () => {},
+    writable: () => {},
+    closed: (error) => settle(false, error === undefined ? 'closed' : messageOf(error)),
+  });
+}
+
+/** Reads until the server closes, so that "well" means a whole answer. */
+function httpHandler(
+  http: { readonly path: string; readonly expectStatus: number },
+  host: string,
+  settle: Settle,
+): MakeHandler {
+  return (connection) => {
+    let head = '';
+    const finish = () => {
+      const status = /^HTTP\/1\.[01] (\d{3})/.exec(head)?.[1];
+      if (status === undefined) settle(false, head === '' ? 'closed without an answer' : 'no HTTP answer');
+      else {
+        const line = head.slice(0, Math.max(0, head.indexOf('\r\n')));
+        settle(Number(status) === http.expectStatus, line === '' ? `status ${status}` : line);
+      }
+    };
+    return {
+      connected: () => {
+        const request = `GET ${http.path} HTTP/1.1\r\nHost: ${host}\r\nUser-Agent: changeover\r\nConnection: close\r\n\r\n`;
+        connection()?.write(Buffer.from(request));
+      },
+      readable: () => {
+        const c = connection();
+        if (c === undefined) return;
+        for (let chunk = c.read(); chunk !== undefined; chunk = c.read()) {
+          if (head.length < MAX_HEAD_BYTES) head += chunk.toString('latin1');
+        }
+        if (c.remoteClosed) finish();
+      },
+      writable: () => {},
+      closed: (error) => {
+        if (error === undefined) finish();
+        else settle(false, messageOf(error));
+      },
+    };
+  };
+}
+
+/** Makes the probe's port at the mux and connects to it. */
+export async function startProbe(daemon: Daemon): Promise<Probe> {
+  const { configuration, mux, paths } = daemon;
+  const { address, mac } = configuration.network.probe;
+  const socket = join(paths.directory, 'ports', `${PROBE_PORT}.sock`);
+  await mux.execute('port-add', {
+    name: PROBE_PORT,
+    socket,
+    mac,
+    addresses: [bareAddress(address)],
+    role: 'probe',
+    vnetHeader: true,
+  });
+  await mux.execute('port-state', { name: PROBE_PORT, state: 'attached' });
+  const link = new StreamLink({ path: socket, name: PROBE_PORT });
+  try {
+    await link.ready(CONNECT_LIMIT_MS);
+    return new Probe({ link, address, mac });
+  } catch (error) {
+    link.close();
+    throw error;
+  }
+}

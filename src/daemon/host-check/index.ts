@@ -1,0 +1,3 @@
+export * from './check.ts';
+export * from './configuration.ts';
+export * from './host.ts';

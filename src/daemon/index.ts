@@ -1,0 +1,2 @@
+/** What the command line needs of the daemon. The heavy parts are loaded by whoever calls them. */
+export type * from './control/views.ts';
