@@ -59,6 +59,8 @@ export interface CopyGroupOptions {
   readonly purpose: 'copy' | 'reverse';
   /** Go on with logs that a former process left (purpose `reverse`). */
   readonly resume?: boolean;
+  /** With `resume`: the log of this disk is known to be incomplete (it spilled). */
+  readonly distrust?: (diskId: string) => boolean;
   /** Bytes per second of the bulk copy; 0 = no limit. */
   readonly rateLimit?: number;
   /** Each log takes at most so many bytes; default half of what is free in `logDirectory`. */
@@ -153,7 +155,7 @@ export class CopyGroup {
 
   /** The log directory of a source. */
   logDirectory(diskId: string): string {
-    return join(this.#options.logDirectory, diskId);
+    return join(this.#options.logDirectory, encodeURIComponent(diskId));
   }
 
   get purpose(): 'copy' | 'reverse' {
@@ -488,21 +490,20 @@ export class CopyGroup {
     }
     try {
       const { tail, damage, otherBoot, lastRecords } = await recoverLog(directory, { diskId: from.id });
-      if (damage === undefined && !otherBoot) {
+      if (damage === undefined && !otherBoot && this.#options.distrust?.(from.id) !== true) {
         const log = WriteLog.resume(directory, tail, withCap(options, this.#options.logDirectory));
         // Their writes may not have reached the disk: it is asked.
         for (const { address, length } of lastRecords) log.markDirty(address, length);
         return member(log);
       }
     } catch (error) {
-      if (codeOf(error) !== 'no-log' && codeOf(error) !== 'damaged') throw error;
+      const code = codeOf(error);
+      if (code === 'no-log')
+        return member(WriteLog.create(directory, withCap(options, this.#options.logDirectory)));
+      if (code !== 'damaged') throw error;
     }
     // The log cannot say everything any more: keep it aside, begin anew, compare everything.
-    try {
-      renameSync(directory, `${directory}.unusable-${Date.now()}`);
-    } catch (error) {
-      if (codeOf(error) !== 'ENOENT') throw error;
-    }
+    renameSync(directory, `${directory}.unusable-${Date.now()}`);
     const log = WriteLog.create(directory, withCap(options, this.#options.logDirectory));
     log.markDirty(0, Number(from.store.size));
     return member(log);

@@ -1,5 +1,6 @@
 export * from './dirty-map.ts';
 export * from './format.ts';
+export * from './log-aside.ts';
 export * from './log-reader.ts';
 export * from './plan.ts';
 export * from './replay.ts';

@@ -56,20 +56,30 @@ export interface CutResult {
     readonly from: string;
     readonly to: string;
     readonly sequence: Bytes;
+    /** Bytes put on the target while writes stood still. */
     readonly deltaBytes: Bytes;
+    /** Of the target as of the cut, with `verify`: proven equal to the source. */
+    readonly sha256?: string;
   }[];
+  /** How long writes stood still. */
   readonly durationMs: number;
 }
 
 export interface DiskCommands extends CommandMap {
-  /** Opens (or creates, when `create` gives a size) a file as disk. Errors: ENOENT, in-use, EACCES, size mismatch. */
+  /**
+   * Opens (or creates, when `create` gives a size) a file as disk; a fence it had before comes up again. Errors: ENOENT,
+   * in-use, EACCES, size-mismatch.
+   */
   'disk-add': {
     arguments: { id: string; path: string; create?: Bytes; readOnly?: boolean };
     result: DiskStatus;
   };
   'disk-remove': { arguments: { id: string }; result: object };
   'disk-status': { arguments: { id?: string }; result: DiskStatus[] };
-  /** NBD server on a unix socket: export name → disk id. Repeating it with other exports changes them. */
+  /**
+   * NBD server on a unix socket: export name → disk id. Repeating it with other exports changes them. Errors: unknown-disk,
+   * not-valid (the disk is the target of a copy that was not cut).
+   */
   serve: { arguments: { socket: string; exports: Record<string, string> }; result: object };
   'serve-stop': { arguments: { socket: string }; result: object };
   /**
@@ -92,11 +102,12 @@ export interface DiskCommands extends CommandMap {
   /**
    * 804/904, 805/905: at one instant for all pairs named by `from` (default: all of the group) stops writes, reflects the
    * last delta, flushes the targets, marks them valid. With `fence` the sources stay fenced from that instant on; without,
-   * writes go on. `verify` hashes source and target as of the cut (outside the pause where a fence holds the source still).
-   * Pairs that were cut leave the group; the others go on.
+   * writes go on. `verify` proves each target equal to its source as of the cut, after the pause: by hash behind a fence,
+   * else by comparing everything that was not written since. Pairs that were cut leave the group; the others go on.
+   * Errors: unknown-copy, unknown-disk, busy (still copying, or a write does not end), copy-failed, not-equal.
    */
   'copy-cut': {
-    arguments: { copy: string; from?: string[]; fence?: 'refuse' | 'set-aside' };
+    arguments: { copy: string; from?: string[]; fence?: 'refuse' | 'set-aside'; verify?: boolean };
     result: CutResult;
   };
   'copy-cancel': { arguments: { copy: string }; result: object };
@@ -104,7 +115,10 @@ export interface DiskCommands extends CommandMap {
     arguments: { id: string; mode: 'none' | 'refuse' | 'set-aside'; directory?: string };
     result: DiskStatus;
   };
-  /** SHA-256 over the whole disk, holes counted as zeroes. With `unchanged`, fails when it was written meanwhile. */
+  /**
+   * SHA-256 over the whole disk, holes counted as zeroes. With `unchanged`, fails with `changed` when the disk was written
+   * meanwhile, or since it was last cut as a source.
+   */
   hash: {
     arguments: { id: string; unchanged?: boolean };
     result: { sha256: string; bytes: Bytes; durationMs: number };

@@ -1,0 +1,208 @@
+/**
+ * One disk of the block process: the image file, its stack of filters, and what must outlive this process beside the image:
+ *
+ *   <path>.lock     who has it open (FileStore)
+ *   <path>.invalid  it is the target of a copy that was not cut (InvalidMark)
+ *   <path>.fence    mode of the fence, and where late writes are set aside; put up again before anybody reaches the disk
+ *   <path>.spilled  its write log is incomplete since then: after a restart the disk is compared as a whole
+ */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
+import { dirname } from 'node:path';
+import type { FenceMode, InvalidMark } from '../../blockdev/index.ts';
+import {
+  DiskStack,
+  FileStore,
+  invalidMark,
+  invalidReason,
+  LogAside,
+  syncDirectory,
+} from '../../blockdev/index.ts';
+import { CodedError, codeOf, messageOf } from '../../common/index.ts';
+import type { DiskStatus } from './commands.ts';
+
+/** `unknown-disk`, `unknown-copy`, `in-use`, `not-valid`, `changed`, `EINVAL`, `fence-file`. */
+export class DiskError extends CodedError {}
+
+export interface DiskListeners {
+  readonly lateWrite: (disk: Disk, offset: bigint, length: bigint) => void;
+  readonly failed: (disk: Disk, reason: string) => void;
+}
+
+interface KeptFence {
+  readonly mode: 'refuse' | 'set-aside';
+  readonly directory?: string;
+}
+
+export class Disk {
+  readonly id: string;
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly store: FileStore;
+  readonly stack: DiskStack;
+  readonly mark: InvalidMark;
+  /** Writes that guests had made when it was last cut as a source. */
+  writesAtCut: number | undefined;
+
+  private constructor(id: string, path: string, readOnly: boolean, store: FileStore, stack: DiskStack) {
+    this.id = id;
+    this.path = path;
+    this.readOnly = readOnly;
+    this.store = store;
+    this.stack = stack;
+    this.mark = invalidMark(path);
+  }
+
+  /** Throws StoreError, or DiskError `fence-file`. */
+  static async open(
+    id: string,
+    path: string,
+    options: { readonly create?: bigint; readonly readOnly?: boolean },
+    listeners: DiskListeners,
+  ): Promise<Disk> {
+    const store = FileStore.open(path, {
+      ...options,
+      onFailed: (reason) => listeners.failed(disk, reason),
+    });
+    const stack = new DiskStack(id, store, (offset, length) => listeners.lateWrite(disk, offset, length));
+    const disk = new Disk(id, path, options.readOnly === true, store, stack);
+    try {
+      const kept = disk.#keptFence();
+      if (kept !== undefined) await disk.#raise(kept);
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
+    return disk;
+  }
+
+  get size(): bigint {
+    return this.store.size;
+  }
+
+  /** Why it must not be used, if it is the target of a copy that was not cut. */
+  get invalid(): string | undefined {
+    return invalidReason(this.path);
+  }
+
+  get spilled(): boolean {
+    return existsSync(`${this.path}.spilled`);
+  }
+
+  set spilled(value: boolean) {
+    const file = `${this.path}.spilled`;
+    if (value) keep(file, 'the write log of this disk is incomplete\n');
+    else rmSync(file, { force: true });
+  }
+
+  /** Puts the fence up or takes it down; durable when it returns. A directory that is not given is `<path>.aside`. */
+  async setFence(mode: FenceMode, directory?: string): Promise<void> {
+    const file = `${this.path}.fence`;
+    if (mode === 'none') {
+      await this.#lower();
+      rmSync(file, { force: true });
+      syncDirectory(dirname(file));
+      return;
+    }
+    const kept: KeptFence =
+      mode === 'refuse' ? { mode } : { mode, directory: directory ?? `${this.path}.aside` };
+    if (this.stack.fence.mode === mode && this.#keptFence()?.directory === kept.directory) return;
+    await this.#raise(kept);
+    keep(file, `${JSON.stringify(kept)}\n`);
+  }
+
+  status(log?: DiskStatus['log']): DiskStatus {
+    const { top, fence } = this.stack;
+    return {
+      id: this.id,
+      path: this.path,
+      size: String(this.size),
+      allocated: String(this.store.allocated()),
+      fence: fence.mode,
+      lateWrites: fence.lateWrites,
+      lateBytes: String(fence.lateBytes),
+      ...(log === undefined ? {} : { log }),
+      ...(this.store.failed === undefined ? {} : { failed: this.store.failed }),
+      reads: top.reads,
+      writes: top.writes,
+      flushes: top.flushes,
+      bytesRead: String(top.bytesRead),
+      bytesWritten: String(top.bytesWritten),
+      ...(top.lastWriteMs === undefined
+        ? {}
+        : { lastWriteMsAgo: Math.round(performance.now() - top.lastWriteMs) }),
+    };
+  }
+
+  /** Flushes and closes; a disk whose flush failed is closed all the same. */
+  async close(): Promise<void> {
+    try {
+      await this.stack.fence.flush();
+    } finally {
+      await this.stack.top.close();
+    }
+  }
+
+  async #raise(kept: KeptFence): Promise<void> {
+    const { fence } = this.stack;
+    if (kept.mode === 'refuse') {
+      await this.#lower(() => fence.raise('refuse'));
+      return;
+    }
+    const directory = kept.directory ?? `${this.path}.aside`;
+    const aside = await LogAside.open(directory, { diskId: this.id, diskSize: this.size });
+    fence.raise('set-aside', aside);
+    fence.lateWrites += aside.found.writes;
+    fence.lateBytes += aside.found.bytes;
+  }
+
+  /** What was set aside is kept under another name, for people: the next fence begins with nothing. */
+  async #lower(then: () => void = () => {}): Promise<void> {
+    const aside = this.stack.fence.lower();
+    then();
+    if (aside === undefined) return;
+    await aside.close();
+    if (aside instanceof LogAside) renameSync(aside.directory, `${aside.directory}.released-${Date.now()}`);
+  }
+
+  #keptFence(): KeptFence | undefined {
+    const file = `${this.path}.fence`;
+    let text: string;
+    try {
+      text = readFileSync(file, 'utf8');
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return undefined;
+      throw error;
+    }
+    try {
+      const kept = JSON.parse(text) as KeptFence;
+      if (kept.mode === 'refuse' || kept.mode === 'set-aside') return kept;
+      throw new Error('no known mode');
+    } catch (error) {
+      throw new DiskError('fence-file', `${file} is not readable: ${messageOf(error)}`, {
+        remedy: 'it says that the disk is fenced: find out which partition owns the disk before removing it',
+      });
+    }
+  }
+}
+
+/** Replaces a small file durably. */
+function keep(file: string, text: string): void {
+  const fd = openSync(`${file}.new`, 'w', 0o600);
+  try {
+    writeSync(fd, text);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(`${file}.new`, file);
+  syncDirectory(dirname(file));
+}

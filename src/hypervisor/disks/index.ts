@@ -1,0 +1,3 @@
+export * from './commands.ts';
+export * from './disk.ts';
+export * from './disk-service.ts';
