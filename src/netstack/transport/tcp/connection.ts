@@ -52,6 +52,10 @@ export class TcpConnection {
   get bytesSent(): number {
     return this.#tcb.bytesSent;
   }
+  /** Bytes taken by write. */
+  get bytesWritten(): number {
+    return this.#tcb.bytesWritten;
+  }
   /** Bytes received in order and not read. */
   get readableBytes(): number {
     return this.#tcb.receiveQueue.length;
@@ -116,6 +120,7 @@ export class TcpConnection {
     if (tcb.finQueued || tcb.state === STATE.CLOSED || tcb.state >= STATE.TIME_WAIT)
       throw new TcpError('EPIPE');
     tcb.sendBuffer.append(data);
+    tcb.bytesWritten += data.length;
     this.#engine.touch(tcb);
     if (tcb.sendBuffer.room > 0) return true;
     tcb.writeBlocked = true;

@@ -44,7 +44,7 @@ const SCRATCH_BYTES = HEADROOM + 0x1_0000;
 const EPHEMERAL_FIRST = 32_768;
 const EPHEMERAL_COUNT = 28_232;
 
-export interface TcpOptions {
+export interface TcpLayerOptions {
   readonly ip: IpOutput;
   readonly clock: Clock;
   readonly random: Random;
@@ -106,7 +106,7 @@ export class TcpLayer implements Transport, Engine {
   #deferred = false;
   #closed = false;
 
-  constructor(options: TcpOptions) {
+  constructor(options: TcpLayerOptions) {
     this.ip = options.ip;
     this.clock = options.clock;
     this.random = options.random;

@@ -137,7 +137,7 @@ function sendForward(engine: Engine, tcb: Tcb, congestionRoom: number, nowMs: nu
     if (holeEnd !== undefined) length = Math.min(length, seqDiff(holeEnd, seq));
     if (length > room) {
       tcb.cwndLimited = true;
-      length = room > 0 ? room : 0;
+      length = Math.max(room, 0);
       // Whole segments only, as long as something is on its way to make room again.
       length -= length % tcb.effMss;
       if (length === 0) {

@@ -218,6 +218,7 @@ export class Tcb {
   error: TcpError | undefined = undefined;
 
   bytesReceived = 0;
+  bytesWritten = 0;
   bytesSent = 0;
   retransmittedSegments = 0;
   // Receive buffer autotuning: bytes the application took in the current round trip.

@@ -1,0 +1,169 @@
+/**
+ * `changeover stack --tap NAME --address CIDR APP.mjs [args…]`: an unmodified program of Node's on our own TCP/IP stack. The
+ * TAP's other side is the kernel's: give it an address of the same network and the program answers there.
+ */
+import { existsSync, statSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { CodedError, sentenceOf, systemClock, systemRandom } from '../../common/index.ts';
+import type { Cidr, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
+import {
+  formatCidr,
+  formatMac,
+  installNetOverride,
+  isGroupMac,
+  parseCidr,
+  parseIpAddress,
+  parseMac,
+  Stack,
+  TapLink,
+} from '../../netstack/index.ts';
+
+export interface RunStackOptions {
+  readonly tap: string;
+  /** The stack's address with prefix length, `10.77.0.11/24`. */
+  readonly address: string;
+  readonly gateway?: string;
+  /** Default: a local one, made from the address, so that it is the same after a restart. */
+  readonly mac?: string;
+  readonly mtu?: number;
+  /** Capture file (pcapng), written as packets pass. */
+  readonly pcap?: string;
+  /** Default true. */
+  readonly offload?: boolean;
+  /** The program: a module that Node can import. */
+  readonly app: string;
+  /** What the program finds in process.argv from index 2 on. */
+  readonly args?: readonly string[];
+  /** Default `node`: 127.0.0.1 stays the kernel's. */
+  readonly loopback?: 'node' | 'stack';
+  readonly print?: (line: string) => void;
+  readonly complain?: (line: string) => void;
+  /** Ends it; without it SIGINT and SIGTERM do. */
+  readonly signal?: AbortSignal;
+}
+
+class StackCommandError extends CodedError {}
+
+interface Checked {
+  readonly address: Cidr;
+  readonly gateway: IpAddress | undefined;
+  readonly mac: MacAddress;
+  readonly app: string;
+}
+
+/** 02:… and the address's last four bytes. */
+function macOf(address: IpAddress): MacAddress {
+  const low = typeof address === 'number' ? address : Number.parseInt(address.slice(-8), 16);
+  return (0x02_00_0000_0000 + low) as MacAddress;
+}
+
+function check(options: RunStackOptions): Checked {
+  const address = parseCidr(options.address);
+  if (address === undefined) {
+    throw new StackCommandError(
+      'BAD_ADDRESS',
+      `${JSON.stringify(options.address)} is no address with prefix length`,
+      {
+        remedy: 'write it as 10.77.0.11/24',
+      },
+    );
+  }
+  const gateway = options.gateway === undefined ? undefined : parseIpAddress(options.gateway);
+  if (options.gateway !== undefined && gateway === undefined) {
+    throw new StackCommandError('BAD_GATEWAY', `${JSON.stringify(options.gateway)} is no address`, {
+      remedy: 'write it as 10.77.0.1',
+    });
+  }
+  const mac = options.mac === undefined ? macOf(address.address) : parseMac(options.mac);
+  if (mac === undefined || isGroupMac(mac)) {
+    throw new StackCommandError('BAD_MAC', `${JSON.stringify(options.mac)} is no MAC address of a host`, {
+      remedy: 'write it as 02:00:00:00:00:11',
+    });
+  }
+  const app = resolve(options.app);
+  if (!existsSync(app) || !statSync(app).isFile()) {
+    throw new StackCommandError('APP_NOT_FOUND', `there is no file ${app}`, {
+      remedy: 'give the path of a JavaScript module',
+    });
+  }
+  if (process.getuid?.() !== 0) {
+    throw new StackCommandError('NOT_ROOT', 'opening a TAP interface needs root', {
+      remedy: 'run the command with sudo',
+    });
+  }
+  if (!existsSync('/dev/net/tun')) {
+    throw new StackCommandError('NO_TUN', 'there is no /dev/net/tun', {
+      remedy: 'load the tun module: modprobe tun',
+    });
+  }
+  return { address, gateway, mac, app };
+}
+
+function ended(signal: AbortSignal | undefined, gone: Promise<Error>): Promise<Error | undefined> {
+  return new Promise((done) => {
+    void gone.then(done);
+    if (signal !== undefined) {
+      if (signal.aborted) done(undefined);
+      signal.addEventListener('abort', () => done(undefined), { once: true });
+      return;
+    }
+    process.once('SIGINT', () => done(undefined));
+    process.once('SIGTERM', () => done(undefined));
+  });
+}
+
+/**
+ * Runs the program until SIGINT, SIGTERM or `signal`; peers with open connections then get a reset, as from a process that
+ * was killed. Exit code 0, or 1 with one sentence that says why not.
+ */
+export async function runStack(options: RunStackOptions): Promise<number> {
+  const print = options.print ?? ((line: string) => void process.stderr.write(`${line}\n`));
+  const complain = options.complain ?? ((line: string) => void process.stderr.write(`${line}\n`));
+  let link: LinkDevice | undefined;
+  try {
+    const { address, gateway, mac, app } = check(options);
+    let lost: (error: Error) => void = () => {};
+    const gone = new Promise<Error>((done) => {
+      lost = done;
+    });
+    const tap = new TapLink({
+      name: options.tap,
+      offload: options.offload ?? true,
+      onGone: (error) => lost(error),
+      ...(options.mtu === undefined ? {} : { mtu: options.mtu }),
+    });
+    link = tap;
+    const stack = new Stack({
+      clock: systemClock,
+      random: systemRandom,
+      link,
+      mac,
+      addresses: [address],
+      ...(gateway === undefined ? {} : { gateway }),
+    });
+    stack.ip.announce();
+    const override = installNetOverride(stack, {
+      loopback: options.loopback ?? 'node',
+      onListening: (_server, port) =>
+        print(`changeover stack: listening on ${formatCidr(address)}, port ${port}`),
+    });
+    print(`changeover stack: ${formatCidr(address)} (${formatMac(mac)}) on ${tap.name}, mtu ${tap.mtu}`);
+    process.argv.splice(1, process.argv.length - 1, app, ...(options.args ?? []));
+    try {
+      await import(pathToFileURL(app).href);
+      const reason = await ended(options.signal, gone);
+      if (reason !== undefined) throw reason;
+    } finally {
+      override.uninstall();
+      stack.tcp.close(true);
+      stack.ip.flush();
+    }
+    return 0;
+  } catch (error) {
+    complain(`changeover stack: ${sentenceOf(error)}`);
+    return 1;
+  } finally {
+    link?.close();
+  }
+}
