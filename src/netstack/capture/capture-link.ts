@@ -1,36 +1,31 @@
 import type { Clock } from '../../common/index.ts';
 import { systemClock } from '../../common/index.ts';
-import type { LinkDevice, LinkOffload, LinkReceiver } from '../link/index.ts';
+import type { LinkDevice, LinkReceiver } from '../link/index.ts';
+import { LinkWrapper } from '../link/index.ts';
 import type { CaptureInterface } from './pcapng-blocks.ts';
 import type { PcapngWriter } from './pcapng-writer.ts';
 
+/** `name` defaults to the link's. */
 export interface CaptureLinkOptions extends Partial<CaptureInterface> {
   readonly clock?: Clock;
 }
 
 /** Captures what passes a link in both directions. The writer is the caller's: closing the link leaves it open. */
-export class CaptureLink implements LinkDevice {
-  readonly name: string;
-  readonly mtu: number;
-  readonly offload: LinkOffload;
-  readonly #inner: LinkDevice;
+export class CaptureLink extends LinkWrapper {
   readonly #writer: PcapngWriter;
   readonly #id: number;
   readonly #clock: Clock;
 
   constructor(inner: LinkDevice, writer: PcapngWriter, options: CaptureLinkOptions = {}) {
+    super(inner);
     const { clock, ...description } = options;
-    this.#inner = inner;
     this.#writer = writer;
     this.#clock = clock ?? systemClock;
     this.#id = writer.addInterface({ name: inner.name, ...description });
-    this.name = inner.name;
-    this.mtu = inner.mtu;
-    this.offload = inner.offload;
   }
 
-  attach(receiver: LinkReceiver): void {
-    this.#inner.attach({
+  override attach(receiver: LinkReceiver): void {
+    this.inner.attach({
       receive: (buffer, offset, length) => {
         this.#writer.writePacket(this.#id, 'inbound', this.#clock.wallNs(), buffer, offset, length);
         receiver.receive(buffer, offset, length);
@@ -40,18 +35,10 @@ export class CaptureLink implements LinkDevice {
     });
   }
 
-  /** A packet that the link did not take is captured when it is given again. */
-  transmit(buffer: Uint8Array, offset: number, length: number): boolean {
-    const taken = this.#inner.transmit(buffer, offset, length);
+  /** A packet that the link did not take is captured when it is given again and taken. */
+  override transmit(buffer: Uint8Array, offset: number, length: number): boolean {
+    const taken = this.inner.transmit(buffer, offset, length);
     if (taken) this.#writer.writePacket(this.#id, 'outbound', this.#clock.wallNs(), buffer, offset, length);
     return taken;
-  }
-
-  flush(): void {
-    this.#inner.flush();
-  }
-
-  close(): void {
-    this.#inner.close();
   }
 }
