@@ -1,3 +1,4 @@
 export * from './limit.ts';
 export * from './live.ts';
+export * from './scratch.ts';
 export * from './seed.ts';

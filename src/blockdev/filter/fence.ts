@@ -5,6 +5,7 @@
  */
 import type { Device, Extent, WriteOptions, WriteZeroesOptions } from '../device.ts';
 import { DeviceError } from '../device.ts';
+import { checkRange } from '../range.ts';
 import { FilterDevice } from './filter-device.ts';
 import type { WriteKind } from './write-trap.ts';
 
@@ -92,11 +93,13 @@ export class Fence extends FilterDevice {
   }
 
   override async flush(): Promise<void> {
+    // A device that is shut down says so before the store of late writes is asked.
+    await this.next.flush();
     await this.#aside?.flush();
-    return this.next.flush();
   }
 
   override async extents(offset: bigint, length: bigint): Promise<Extent[]> {
+    checkRange(this, offset, length);
     // Where anything was set aside nothing is promised to be zero.
     if (this.#aside?.touches(Number(offset), Number(length)) === true)
       return [{ offset, length, zero: false, hole: false }];
@@ -115,6 +118,7 @@ export class Fence extends FilterDevice {
     data: Uint8Array | undefined,
     options: WriteOptions | undefined,
   ): Promise<void> {
+    checkRange(this, offset, length);
     this.lateWrites++;
     this.lateBytes += Number(length);
     this.#onLateWrite?.(offset, length);

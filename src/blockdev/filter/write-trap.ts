@@ -7,6 +7,7 @@
  */
 import type { WriteOptions, WriteZeroesOptions } from '../device.ts';
 import { DeviceError } from '../device.ts';
+import { checkRange } from '../range.ts';
 import { FilterDevice } from './filter-device.ts';
 
 /** What was done to the device. */
@@ -98,6 +99,11 @@ export class WriteTrap extends FilterDevice {
     write: () => Promise<void>,
   ): Promise<void> {
     const sink = this.#sink!;
+    try {
+      checkRange(this, BigInt(start), BigInt(length));
+    } catch (error) {
+      return Promise.reject(error);
+    }
     const end = start + length;
     let earlier: Promise<void>[] | undefined;
     for (const other of this.#inFlight)

@@ -2,7 +2,7 @@
  * Late writes set aside: a write log of their own and an index of what they cover, so that the one who wrote reads back what
  * it wrote. The disk itself stays as it was at its cut.
  */
-import { read } from 'node:fs';
+import { read, renameSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -44,7 +44,12 @@ export class LogAside implements Aside {
   ): Promise<LogAside> {
     const options = { ...disk, purpose: 'setAside' as const };
     try {
-      const { tail } = await recoverLog(directory, { diskId: disk.diskId });
+      const { tail, damage } = await recoverLog(directory, { diskId: disk.diskId });
+      if (damage !== undefined) {
+        // What stands before the damage stays readable there for people; this one begins with nothing.
+        renameSync(directory, `${directory}.unusable-${Date.now()}`);
+        return new LogAside(directory, WriteLog.create(directory, options));
+      }
       const reader = await LogReader.open(directory);
       const aside = new LogAside(directory, WriteLog.resume(directory, tail, options));
       for await (const record of reader.records()) {
