@@ -8,7 +8,7 @@
  *   leave   as stop, but mux, block and guests go on (`down --keep-running`)
  */
 import { readFileSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { cp, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../../common/index.ts';
 import { messageOf, systemClock } from '../../common/index.ts';
@@ -52,6 +52,8 @@ const { version } = JSON.parse(readFileSync(new URL('../../../package.json', imp
   version: string;
 };
 export const DAEMON_VERSION: string = version;
+
+const MAX_COMPLAINTS = 50;
 
 /** Everything that was brought up, in order; taken down in reverse. */
 type Undo = { readonly what: string; readonly do: (keepRunning: boolean) => Promise<void> | void };
@@ -181,8 +183,10 @@ export class Daemon implements DaemonSurface {
 
   complain(sentence: string): void {
     this.log.error(sentence);
+    const known = this.complaints.indexOf(sentence);
+    if (known !== -1) this.complaints.splice(known, 1);
     this.complaints.push(sentence);
-    if (this.complaints.length > 50) this.complaints.shift();
+    if (this.complaints.length > MAX_COMPLAINTS) this.complaints.shift();
     this.events.publish('complaint', { sentence });
   }
 
@@ -192,7 +196,7 @@ export class Daemon implements DaemonSurface {
 
     const lock: RunLock = takeRunLock(c.runDirectory);
     up('the run directory', async (keepRunning) => {
-      if (!keepRunning) await removeRunFiles(paths);
+      if (!keepRunning) await removeRunFiles(paths, join(c.stateDirectory, 'logs'));
       lock.release();
       if (!keepRunning) await rm(c.runDirectory, { recursive: true, force: true });
     });
@@ -291,7 +295,10 @@ async function anyAlive(sockets: readonly string[]): Promise<boolean> {
   return alive.includes(true);
 }
 
-async function removeRunFiles(paths: RunPaths): Promise<void> {
+/** What the processes logged is kept until the next end. */
+async function removeRunFiles(paths: RunPaths, keptLogs: string): Promise<void> {
+  await rm(keptLogs, { recursive: true, force: true });
+  await cp(paths.logs, keptLogs, { recursive: true });
   for (const directory of paths.directories) {
     if (directory !== paths.directory) await rm(directory, { recursive: true, force: true });
   }
