@@ -8,18 +8,22 @@ import { ChannelError, encodeLine, LineDecoder } from './protocol.ts';
 
 /** One handler per command of the vocabulary; a thrown error becomes the error answer. */
 export type Handlers<C extends CommandMap> = {
-  [N in keyof C & string]: (args: C[N]['arguments']) => C[N]['result'] | Promise<C[N]['result']>;
+  // `string` itself, which CommandMap's index signature adds to the names, is left out.
+  [N in keyof C as string extends N ? never : N]: (
+    args: C[N]['arguments'],
+  ) => C[N]['result'] | Promise<C[N]['result']>;
 };
+type AnyHandlers = Readonly<Record<string, ((args: object) => unknown) | undefined>>;
 
 /** The answering side of a control channel: any number of clients, commands of one client may overlap. */
 export class ChannelServer<C extends CommandMap, E extends EventMap = EventMap> {
-  readonly #handlers: Handlers<C>;
+  readonly #handlers: AnyHandlers;
   readonly #streams = new Set<Duplex>();
   #server: Server | undefined;
   #path: string | undefined;
 
   constructor(handlers: Handlers<C>) {
-    this.#handlers = handlers;
+    this.#handlers = handlers as unknown as AnyHandlers;
   }
 
   /** Listens on a unix socket (mode 0600). A socket that nobody serves any more is replaced; a served one is `in-use`. */
@@ -95,7 +99,7 @@ export class ChannelServer<C extends CommandMap, E extends EventMap = EventMap> 
     try {
       const args =
         typeof value['arguments'] === 'object' && value['arguments'] !== null ? value['arguments'] : {};
-      const result = await handler(args as never);
+      const result = await handler(args);
       this.#send(stream, { return: result === undefined ? {} : result, ...id });
     } catch (error) {
       const remedy =
