@@ -1,4 +1,5 @@
 export * from './limit.ts';
 export * from './live.ts';
+export * from './namespace.ts';
 export * from './scratch.ts';
 export * from './seed.ts';

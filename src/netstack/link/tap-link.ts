@@ -36,6 +36,8 @@ export interface TapLinkOptions {
   readonly existence?: TapOptions['existence'];
   /** Packets that the kernel holds for us while this process is busy, default 10 000. */
   readonly txQueueLength?: number;
+  /** Bytes that may be on their way through the kernel before transmitting has to wait; default without limit. */
+  readonly sendBufferBytes?: number;
   /** Default true. */
   readonly up?: boolean;
   /** Told once when the interface is gone (deleted from outside); transmitted packets are dropped from then on. */
@@ -103,7 +105,7 @@ export class TapLink implements LinkDevice {
   /** Opens or creates the interface. Throws TapLinkError. */
   constructor(options: TapLinkOptions) {
     const offload = options.offload ?? true;
-    const { name, mtu, netns, mac, ipv4, persist, multiQueue, existence, onGone } = options;
+    const { name, mtu, netns, mac, ipv4, persist, multiQueue, existence, sendBufferBytes, onGone } = options;
     try {
       this.device = new TapDevice({
         name,
@@ -118,6 +120,7 @@ export class TapLink implements LinkDevice {
         ...(persist === undefined ? {} : { persist }),
         ...(multiQueue === undefined ? {} : { multiQueue }),
         ...(existence === undefined ? {} : { existence }),
+        ...(sendBufferBytes === undefined ? {} : { sendBufferBytes }),
       });
       this.name = this.device.name;
       this.mtu = this.device.mtu;
