@@ -1,8 +1,20 @@
 /** `changeover nbd FILE --socket PATH`: one image file as an NBD export, with a write log if asked. */
+import { existsSync, readdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { Device } from '../../blockdev/index.ts';
-import { FileStore, NbdServer, WriteTrap } from '../../blockdev/index.ts';
-import { WriteLog } from '../../blockdev/log/index.ts';
+import {
+  damaged,
+  FileStore,
+  LogReader,
+  NbdServer,
+  recoverLog,
+  reflect,
+  SEGMENT,
+  StoreError,
+  segmentNumbers,
+  WriteLog,
+  WriteTrap,
+} from '../../blockdev/index.ts';
 import { sentenceOf } from '../../common/index.ts';
 
 export interface NbdOptions {
@@ -37,8 +49,14 @@ export async function runNbd(options: NbdOptions): Promise<number> {
       onFailed: (reason) => complain(`changeover nbd: ${reason}; the export is read-only now`),
     });
     closers.unshift(() => store.close());
-    const device =
-      options.writeLog === undefined ? store : logged(store, options.writeLog, complain, closers);
+    let device: Device = store;
+    if (options.writeLog !== undefined) {
+      const log = await openLog(store, options.writeLog, complain);
+      closers.unshift(() => log.close());
+      const trap = new WriteTrap(store);
+      trap.attach(log);
+      device = trap;
+    }
     const name = options.exportName ?? basename(options.file);
     const server = new NbdServer();
     closers.unshift(() => server.close());
@@ -69,23 +87,44 @@ export async function runNbd(options: NbdOptions): Promise<number> {
   return code;
 }
 
-function logged(
+/**
+ * Begins a write log, or goes on with the one that is there. Of the latter, records whose writes may not have reached the file
+ * when the server was killed are reflected onto it first: log and file agree again.
+ */
+async function openLog(
   store: FileStore,
   directory: string,
   complain: (line: string) => void,
-  closers: (() => Promise<unknown>)[],
-): Device {
-  const log = WriteLog.create(directory, {
-    diskId: basename(store.path).slice(0, 48),
+): Promise<WriteLog> {
+  const options = {
+    diskId: diskIdOf(store.path),
     diskSize: store.size,
     purpose: 'copy',
-    onSpill: (reason) =>
+    onSpill: (reason: string) =>
       complain(`changeover nbd: the write log in ${directory} is no longer complete: ${reason}`),
-  });
-  closers.unshift(() => log.close());
-  const trap = new WriteTrap(store);
-  trap.attach(log);
-  return trap;
+  } as const;
+  if (!existsSync(directory) || segmentNumbers(readdirSync(directory)).length === 0) {
+    return WriteLog.create(directory, options);
+  }
+  const recovery = await recoverLog(directory, { diskId: options.diskId });
+  if (recovery.damage !== undefined) throw damaged(directory, recovery.damage);
+  if (recovery.tail.header.diskSize !== store.size) {
+    throw new StoreError(
+      'size-mismatch',
+      `${directory} is the log of a disk of ${recovery.tail.header.diskSize} bytes`,
+      {
+        remedy: 'choose another directory for the log of this file',
+      },
+    );
+  }
+  await reflect(await LogReader.open(directory), recovery.lastRecords, store);
+  return WriteLog.resume(directory, recovery.tail, options);
+}
+
+/** The file's name, as far as a log's header has room for it. */
+function diskIdOf(path: string): string {
+  const name = basename(path);
+  return Buffer.byteLength(name) <= SEGMENT.diskIdLength ? name : name.slice(0, 16);
 }
 
 function ended(signal: AbortSignal | undefined): Promise<void> {
