@@ -9,7 +9,7 @@
  */
 import type { Clock, Timer } from '../../common/index.ts';
 import type { Ipv4Address, MacAddress } from '../wire/index.ts';
-import { MAC_NONE } from '../wire/index.ts';
+import { copyBytes, MAC_NONE } from '../wire/index.ts';
 
 export interface ArpLimits {
   readonly entries: number;
@@ -117,7 +117,7 @@ export class ArpCache {
     if (entry.pending.length >= this.#limits.pendingPacketsPerEntry) return false;
     if (entry.pendingBytes + length > this.#limits.pendingBytesPerEntry) return false;
     if (this.#pendingBytes + length > this.#limits.pendingBytes) return false;
-    entry.pending.push(buffer.slice(offset, offset + length));
+    entry.pending.push(copyBytes(buffer, offset, length));
     entry.pendingBytes += length;
     this.#pendingBytes += length;
     return true;

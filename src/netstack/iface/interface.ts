@@ -15,6 +15,7 @@ import type { Cidr, DropReason, IpAddress, Ipv4Address, MacAddress } from '../wi
 import {
   addBytes,
   clearVnet,
+  copyBytes,
   DropCounters,
   ETHERNET,
   ETHERTYPE,
@@ -396,7 +397,7 @@ export class Interface implements IpOutput, LinkReceiver {
       this.discards.count('send-queue-full');
       return OUTPUT.SENT;
     }
-    this.#looped.push(buffer.slice(ip, ip + total));
+    this.#looped.push(copyBytes(buffer, ip, total));
     if (this.#looped.length === 1) this.#clock.after(0, () => this.#inputLooped());
     return OUTPUT.SENT;
   }

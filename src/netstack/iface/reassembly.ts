@@ -9,6 +9,7 @@
 import type { Clock, Timer } from '../../common/index.ts';
 import type { DropReason } from '../wire/index.ts';
 import {
+  copyBytes,
   IPV4,
   ipv4Destination,
   ipv4FragmentOffset,
@@ -194,11 +195,11 @@ export class Reassembler {
     }
     let payload: Uint8Array;
     if (start === 0) {
-      partial.first = buffer.slice(ip, ip + headerLength + length);
+      partial.first = copyBytes(buffer, ip, headerLength + length);
       partial.headerLength = headerLength;
       payload = partial.first.subarray(headerLength);
     } else {
-      payload = buffer.slice(ip + headerLength, ip + headerLength + length);
+      payload = copyBytes(buffer, ip + headerLength, length);
     }
     partial.fragments.splice(at, 0, { start, end, payload });
     partial.received += length;

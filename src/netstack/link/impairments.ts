@@ -4,7 +4,7 @@
  * link then has no room for are lost, as in a router.
  */
 import type { Clock, Random } from '../../common/index.ts';
-import { ETHERNET, ETHERTYPE, readU16, VNET } from '../wire/index.ts';
+import { copyBytes, ETHERNET, ETHERTYPE, readU16, VNET } from '../wire/index.ts';
 import type { LinkDevice } from './link-device.ts';
 import { LinkWrapper } from './link-wrapper.ts';
 
@@ -71,7 +71,7 @@ export class CorruptLink extends LinkWrapper {
       return super.transmit(buffer, offset, length);
     }
     if (readU16(buffer, offset + header - 2) === ETHERTYPE.ARP) return super.transmit(buffer, offset, length);
-    const damaged = buffer.slice(offset, offset + length);
+    const damaged = copyBytes(buffer, offset, length);
     const bit = this.#random.u32() % ((length - header) * 8);
     damaged[header + (bit >>> 3)]! ^= 1 << (bit & 7);
     this.corrupted++;
@@ -104,7 +104,7 @@ abstract class HoldingLink extends LinkWrapper {
       return;
     }
     this.#held++;
-    const packet = buffer.slice(offset, offset + length);
+    const packet = copyBytes(buffer, offset, length);
     this.#clock.after(delayMs, () => {
       this.#held--;
       if (this.#closed) return;

@@ -4,6 +4,7 @@
  * they are, like between two TAPs of one host.
  */
 import type { Clock, Timer } from '../../common/index.ts';
+import { copyBytes } from '../wire/index.ts';
 import type { LinkDevice, LinkOffload, LinkReceiver } from './link-device.ts';
 
 export interface MemoryLinkOptions {
@@ -69,7 +70,7 @@ export class MemoryLink implements LinkDevice {
       this.#refused = true;
       return false;
     }
-    this.#collected.push(buffer.slice(offset, offset + length));
+    this.#collected.push(copyBytes(buffer, offset, length));
     return true;
   }
 

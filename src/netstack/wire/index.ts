@@ -1,6 +1,7 @@
 export * from './arp.ts';
 export * from './big-endian.ts';
 export * from './checksum.ts';
+export * from './copy-bytes.ts';
 export * from './drop-reason.ts';
 export * from './ethernet.ts';
 export * from './icmp.ts';

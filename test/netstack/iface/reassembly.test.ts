@@ -195,4 +195,22 @@ reassembly('a fragmented echo request is answered by fragments', () => {
   assert.equal(joined, icmp(0, 0, 9, Buffer.alloc(3_000, 5)));
 });
 
+reassembly('what is kept is copied: one Buffer reused for every frame, as a link does it', () => {
+  const peer = new RawPeer();
+  const got: Uint8Array[] = [];
+  peer.stack.udp.open({ port: 7 }).onDatagram = ({ payload }) => got.push(payload);
+  const whole = datagram(3_000);
+  const ring = Buffer.alloc(4_096);
+  for (const bytes of [
+    ...cut(whole, pieces(whole.length, 1480)),
+    ...cut(datagram(100), [{ start: 0, end: 108 }], 2),
+  ]) {
+    bytes.copy(ring);
+    peer.stack.ip.receive(ring, 0, bytes.length);
+    ring.fill(0xee);
+  }
+  assert.equal(Buffer.from(got[0]!), whole.subarray(8));
+  assert.equal(Buffer.from(got[1]!), datagram(100).subarray(8));
+});
+
 reassembly.run();

@@ -8,6 +8,7 @@ import type { IcmpErrorKind, IpOutput, Transport } from '../../iface/index.ts';
 import { HEADROOM, OUTPUT } from '../../iface/index.ts';
 import type { DropReason, IpAddress } from '../../wire/index.ts';
 import {
+  copyBytes,
   emitUdp,
   formatIpAddress,
   PROTOCOL,
@@ -151,7 +152,7 @@ export class UdpTransport implements Transport {
     if (sockets === undefined) return 'udp-port-closed';
     const socket = this.#choose(sockets, destination, source, sourcePort, toGroup);
     if (socket === undefined) return 'udp-port-closed';
-    const payload = buffer.slice(udp + UDP.HEADER, udp + length);
+    const payload = copyBytes(buffer, udp + UDP.HEADER, length - UDP.HEADER);
     return socket.deliver({ payload, source, sourcePort, destination }) ? undefined : 'udp-queue-full';
   }
 
