@@ -1,5 +1,6 @@
 /** One act of the demo: a patch appears, the run is prepared and cut, everything is checked, and rolled back. */
 import http from 'node:http';
+import type { RunView } from '../../daemon/index.ts';
 import type { RunPhase, RunReport, StepReport, Strategy } from '../../patch/index.ts';
 import { FINAL_PHASES } from '../../patch/index.ts';
 import type { ApiClient } from '../api-client.ts';
@@ -119,7 +120,7 @@ export class Play {
     const untilMs = performance.now() + RUN_LIMIT_MS;
     const shown = new Map<string, StepReport['state']>();
     for (;;) {
-      const report = await this.#api.get<RunReport>(`/runs/${id}`);
+      const report = await this.#api.get<RunView>(`/runs/${id}`);
       report.steps.forEach((step, at) => {
         const key = `${at} ${step.name}`;
         if (shown.get(key) === step.state && step.state !== 'running') return;
@@ -127,6 +128,10 @@ export class Play {
         this.#show(`${id} ${key}`, step);
       });
       if (wanted.includes(report.phase)) return report;
+      if (!report.working && report.error !== undefined) {
+        const { code, message, remedy } = report.error;
+        throw new CliError(code, message, remedy === undefined ? {} : { remedy });
+      }
       if (FINAL_PHASES.includes(report.phase)) {
         throw new CliError(
           'failed',
