@@ -1,0 +1,45 @@
+/** Process main of a partition of kind `process`. Started by the hypervisor; see boot-options.ts for the arguments. */
+import { enableCompileCache } from 'node:module';
+
+const startedMs = performance.now();
+enableCompileCache();
+
+const { sentenceOf } = await import('../common/index.ts');
+const { parseBootOptions } = await import('./boot-options.ts');
+
+/** The application may replace process.exit. */
+const exit = process.exit.bind(process);
+
+try {
+  const { description, lifeline } = parseBootOptions(process.argv.slice(2));
+  if (lifeline) {
+    process.stdin.on('end', () => exit(0)).on('error', () => exit(0));
+    process.stdin.resume();
+  }
+  const [{ GuestConsole }, { Guest }, { createAgent }] = await Promise.all([
+    import('./console.ts'),
+    import('./guest.ts'),
+    import('./agent/agent.ts'),
+  ]);
+  const console = new GuestConsole();
+  console.capture();
+  const guest = new Guest(description, console);
+  const agent = createAgent(guest, () => void end());
+  let ending = false;
+  const end = async () => {
+    if (ending) return;
+    ending = true;
+    await guest.stop();
+    await agent.close();
+    exit(0);
+  };
+  process.on('SIGTERM', () => void end());
+  process.on('SIGINT', () => void end());
+  await agent.listen(description.agentSocket);
+  // Nothing of the guest OS may end the process silently; once it runs, the application's own failures are told apart.
+  process.on('uncaughtException', (error) => guest.fail(`internal error: ${error.stack ?? error.message}`));
+  await guest.boot(startedMs);
+} catch (error) {
+  process.stderr.write(`changeover guest: ${sentenceOf(error)}\n`);
+  exit(1);
+}

@@ -1,0 +1,203 @@
+/**
+ * The partition's network device and stack, and the application's sockets on it. The guest OS's own sockets (agent, port,
+ * NBD) are unix sockets, which the override leaves alone.
+ */
+import type { ConnectionState, FlowName, GuestCommands } from '../../channel/index.ts';
+import { systemClock, systemRandom } from '../../common/index.ts';
+import type { BootDescription } from '../../hypervisor/index.ts';
+import type { Cidr, NetOverride } from '../../netstack/index.ts';
+import {
+  cidr,
+  formatCidr,
+  formatIpAddress,
+  formatMac,
+  installNetOverride,
+  ipAddress,
+  macAddress,
+  RequestTracker,
+  Stack,
+  StreamLink,
+} from '../../netstack/index.ts';
+import { GuestError } from '../errors.ts';
+import { BARRIER_ETHERTYPE, Barriers } from './barrier.ts';
+
+type NetworkDescription = NonNullable<BootDescription['network']>;
+type Result<N extends keyof GuestCommands & string> = GuestCommands[N]['result'];
+
+const LINK_LIMIT_MS = 5_000;
+const BARRIER_MS = 2_000;
+
+export class Network {
+  readonly #link: StreamLink;
+  readonly #stack: Stack;
+  readonly #override: NetOverride;
+  readonly #tracker = new RequestTracker();
+  readonly #barriers = new Barriers();
+  readonly #waiting = new Set<() => void>();
+  readonly #mac: string;
+  readonly #log: (line: string) => void;
+
+  constructor(description: NetworkDescription, log: (line: string) => void) {
+    const { socket, mac, mtu = 1500, addresses, gateway } = description;
+    this.#mac = mac;
+    this.#log = log;
+    this.#link = new StreamLink({
+      path: socket,
+      name: 'net0',
+      mtu,
+      vnetHeader: true,
+      onState: (connected, reason) => log(connected ? 'net0 is connected' : `net0 lost its port: ${reason}`),
+    });
+    this.#stack = new Stack({
+      clock: systemClock,
+      random: systemRandom,
+      link: this.#link,
+      mac: macAddress(mac),
+      addresses: addresses.map((text) => cidr(text)),
+      ...(gateway === undefined ? {} : { gateway: ipAddress(gateway) }),
+    });
+    this.#stack.ip.onEtherType(BARRIER_ETHERTYPE, (buffer, at, length) =>
+      this.#barriers.receive(buffer, at, length),
+    );
+    this.#override = installNetOverride(this.#stack, {
+      loopback: 'stack',
+      onConnection: this.#tracker.onConnection,
+      onListening: () => {
+        for (const wake of this.#waiting) wake();
+      },
+    });
+  }
+
+  /** Resolves when the port is connected. */
+  ready(): Promise<void> {
+    return this.#link.ready(LINK_LIMIT_MS);
+  }
+
+  get mac(): string {
+    return this.#mac;
+  }
+
+  /** CIDR. */
+  get addresses(): string[] {
+    return this.#stack.ip.addresses.own.map((own) => formatCidr(own));
+  }
+
+  get own(): readonly Cidr[] {
+    return this.#stack.ip.addresses.own;
+  }
+
+  get listening(): number[] {
+    return this.#stack.tcp.listeningPorts();
+  }
+
+  /** Resolves with the ports as soon as somebody listens. */
+  async whenListening(): Promise<number[]> {
+    if (this.listening.length === 0) {
+      await new Promise<void>((resolve) => {
+        const wake = () => {
+          this.#waiting.delete(wake);
+          resolve();
+        };
+        this.#waiting.add(wake);
+      });
+    }
+    return this.listening;
+  }
+
+  get connections(): number {
+    return this.#override.face.accepted.size;
+  }
+
+  /** 1602. */
+  take(address: string, gateway?: string): void {
+    const taken = parsed(address);
+    if (!this.own.some((own) => own.address === taken.address)) this.#stack.ip.addAddress(taken);
+    if (gateway !== undefined) this.#stack.ip.setGateway(ipAddress(gateway));
+  }
+
+  /** First half of 2202. */
+  prepare(from: string, to: string): void {
+    this.#stack.ip.prepareAlter(ipAddress(bare(from)), ipAddress(bare(to)));
+  }
+
+  /** Second half of 2202; the number of connections that moved. */
+  alter(from: string, to: string): number {
+    const source = ipAddress(bare(from));
+    const moved = [...this.#stack.tcp.connections()].filter((open) => open.localAddress === source).length;
+    this.#stack.ip.alter(source, ipAddress(bare(to)));
+    return moved;
+  }
+
+  /** 1603, 1505, 2203. */
+  announce(): void {
+    this.#stack.ip.announce();
+    this.#stack.ip.flush();
+  }
+
+  get requestsInFlight(): number {
+    return this.#tracker.busy;
+  }
+
+  quiesce(budgetMs: number): Promise<Result<'changeover-quiesce'>> {
+    return this.#tracker.quiesce(budgetMs);
+  }
+
+  resume(): void {
+    this.#tracker.resume();
+  }
+
+  async export(barrier: number | undefined, timeoutMs = BARRIER_MS): Promise<ConnectionState[]> {
+    if (barrier !== undefined) await this.#barriers.wait(barrier, timeoutMs);
+    const { connections, kept } = this.#tracker.exportFrozen();
+    for (const { flow, reason } of kept) {
+      this.#log(`the connection of ${flow.remoteAddress}:${flow.remotePort} stays: ${reason}`);
+    }
+    return connections as unknown as ConnectionState[];
+  }
+
+  import(states: readonly ConnectionState[]): {
+    imported: number;
+    refused: { flow: FlowName; reason: string }[];
+  } {
+    return this.#override.face.importConnections(states);
+  }
+
+  connectionList(): Result<'changeover-connections'>['connections'] {
+    return this.#tracker.connections().map(({ flow, state, requests }) => ({ flow, state, requests }));
+  }
+
+  interfaces(): Result<'guest-network-get-interfaces'> {
+    return [
+      {
+        name: 'net0',
+        'hardware-address': formatMac(macAddress(this.#mac)),
+        'ip-addresses': this.own.map(({ address, prefixLength }) => ({
+          'ip-address': formatIpAddress(address),
+          'ip-address-type': typeof address === 'number' ? ('ipv4' as const) : ('ipv6' as const),
+          prefix: prefixLength,
+        })),
+      },
+    ];
+  }
+
+  /** Ends without a word to anybody: flows of this address may live on elsewhere. */
+  close(): void {
+    this.#stack.tcp.close();
+    this.#link.close();
+  }
+}
+
+function bare(address: string): string {
+  return address.split('/')[0]!;
+}
+
+function parsed(address: string): Cidr {
+  try {
+    return cidr(address);
+  } catch (error) {
+    throw new GuestError('bad-address', `'${address}' is not an address with prefix length`, {
+      cause: error,
+      remedy: 'give it as 10.77.0.11/24',
+    });
+  }
+}
