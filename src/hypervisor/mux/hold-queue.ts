@@ -2,7 +2,7 @@
  * Packets that wait, in order of arrival, as copies. Memory is one arena that grows by doubling up to the byte limit and is
  * given up when the hold ends.
  */
-import { copyBytes } from '../../netstack/index.ts';
+import { copyPacket } from '../../netstack/index.ts';
 
 const FIRST_ARENA = 64 * 1024;
 
@@ -48,7 +48,7 @@ export class HoldQueue {
     this.#length[at] = length;
     this.#port[at] = port;
     this.#atMs[at] = nowMs;
-    copyBytes(buffer, offset, this.#arena, this.#fill, length);
+    copyPacket(buffer, offset, this.#arena, this.#fill, length);
     this.#fill += length;
     return true;
   }

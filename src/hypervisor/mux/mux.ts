@@ -315,7 +315,7 @@ export class Mux {
       from.notices = [...from.notices, notice];
       service.notices.push(notice);
     }
-    const group: DrainGroup = { id, service, port: from, notice, cancelled: false };
+    const group: DrainGroup = { id, service, port: from, notice, drained: false, cancelled: false };
     groups[id] = group;
     service.groups.push(group);
     let steered = 0;
@@ -603,6 +603,7 @@ export class Mux {
     // After the operation or packet that ended the last flow, and after the answer to a command.
     this.#clock.after(0, () => {
       if (group.cancelled || this.#forwarder.flows.live(group.id) > 0) return;
+      group.drained = true;
       const address = group.service.text;
       const notice = group.notice?.id;
       this.#onEvent('DRAINED', notice === undefined ? { address } : { address, notice });
@@ -625,7 +626,8 @@ export class Mux {
   #collectGroups(service: ServiceAddress): void {
     const { flows } = this.#forwarder;
     const over = service.groups.filter(
-      (group) => flows.live(group.id) === 0 && (group.cancelled || group.notice === undefined),
+      (group) =>
+        flows.live(group.id) === 0 && (group.cancelled || (group.drained && group.notice === undefined)),
     );
     if (over.length === 0) return;
     const named = new Set<number>();

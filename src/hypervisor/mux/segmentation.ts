@@ -5,7 +5,7 @@
 import {
   addBytes,
   clearVnet,
-  copyBytes,
+  copyPacket,
   ETHERNET,
   ETHERTYPE,
   finishSum,
@@ -89,7 +89,7 @@ export class TcpSegmenter {
     const out = this.buffer;
     const headers = payload - frame;
     clearVnet(out, 0);
-    copyBytes(buffer, frame, out, VNET_HDR_LEN, headers);
+    copyPacket(buffer, frame, out, VNET_HDR_LEN, headers);
     const outIp = VNET_HDR_LEN + ETHERNET.HEADER;
     const outTcp = outIp + (tcp - ip);
     const outPayload = VNET_HDR_LEN + headers;
@@ -104,7 +104,7 @@ export class TcpSegmenter {
       let segmentFlags = flags;
       if (!last) segmentFlags &= ~(TCP_FLAG.FIN | TCP_FLAG.PSH);
       if (index > 0) segmentFlags &= ~TCP_FLAG.CWR;
-      copyBytes(buffer, at, out, outPayload, size);
+      copyPacket(buffer, at, out, outPayload, size);
       writeU32(out, outTcp + TCP.SEQUENCE, (sequence + (at - payload)) >>> 0);
       out[outTcp + TCP.FLAGS] = segmentFlags;
       const tcpLength = outPayload - outTcp + size;

@@ -124,6 +124,8 @@ export interface DrainGroup {
   readonly port: MuxPort;
   /** Undefined when there is none, or when it has been cancelled. */
   notice: Notice | undefined;
+  /** DRAINED has been sent. */
+  drained: boolean;
   /** No live flow is in it, and none will join. */
   cancelled: boolean;
 }

@@ -26,7 +26,7 @@ export type FramingFault = (typeof FRAMING_FAULTS)[number];
 const SHORT_COPY = 96;
 
 /** Copies without a view object per packet. The ranges must not overlap. */
-export function copyBytes(
+export function copyPacket(
   from: Uint8Array,
   fromOffset: number,
   to: Uint8Array,
@@ -108,7 +108,7 @@ export class FrameParser {
         const wanted =
           this.#have < this.#head ? this.#head : this.#head + this.#length(this.#partial, this.#base);
         const step = Math.min(wanted - this.#have, end - at);
-        copyBytes(chunk, at, this.#partial, this.#base + this.#have, step);
+        copyPacket(chunk, at, this.#partial, this.#base + this.#have, step);
         this.#have += step;
         at += step;
         if (this.#have < wanted) return undefined;
@@ -133,7 +133,7 @@ export class FrameParser {
       if (end - body < length || (!this.#vnetHeader && body - VNET_HDR_LEN < start)) {
         // Into the partial buffer, and from there onwards.
         const step = Math.min(this.#head + length, end - at);
-        copyBytes(chunk, at, this.#partial, this.#base, step);
+        copyPacket(chunk, at, this.#partial, this.#base, step);
         this.#have = step;
         at += step;
         if (step < this.#head + length) return undefined;
@@ -238,7 +238,7 @@ export class FrameWriter {
       putU32be(target, at, VNET_HDR_LEN);
       at += LENGTH_LEN;
     }
-    copyBytes(buffer, offset + (length - body), target, at, body);
+    copyPacket(buffer, offset + (length - body), target, at, body);
     this.#fill = at + body;
     return true;
   }
