@@ -212,8 +212,8 @@ export class NetFace {
     socket.once('close', () => this.#sockets.delete(socket));
     this.hooks.onConnection?.(server, socket, imported);
     if (self.pauseOnConnect) socket.pause();
-    else socket.read(0);
     server.emit('connection', socket);
+    if (!self.pauseOnConnect && !socket.destroyed) socket.read(0);
   }
 }
 

@@ -31,7 +31,8 @@ interface SocketInside {
   _pendingData: unknown;
   _pendingEncoding: string;
   resetAndClosing?: boolean;
-  readonly readableBuffer: readonly Buffer[];
+  readonly readableBuffer: readonly (Buffer | string)[];
+  readonly _readableState: { readonly buffer: unknown[]; bufferIndex: number; length: number };
   _unrefTimer(): void;
 }
 interface ServerInside {
@@ -39,10 +40,30 @@ interface ServerInside {
   _emitCloseIfDrained(): void;
 }
 
+const NO_BYTES = Buffer.alloc(0);
 const attachmentOf = Symbol('attachment');
 
 function inside(socket: Socket): SocketInside {
   return socket as unknown as SocketInside;
+}
+
+/** What the stream holds and the program has not got. */
+function unreadOf(socket: Socket): Buffer {
+  return Buffer.concat(
+    inside(socket).readableBuffer.map((part) =>
+      typeof part === 'string' ? Buffer.from(part, socket.readableEncoding ?? 'utf8') : part,
+    ),
+  );
+}
+
+/** Empties the readable side's buffer without delivering it. */
+function takeUnread(socket: Socket): Buffer {
+  const unread = unreadOf(socket);
+  const state = inside(socket)._readableState;
+  state.buffer.length = 0;
+  state.bufferIndex = 0;
+  state.length = 0;
+  return unread;
 }
 
 class Attachment implements TcpHandler {
@@ -51,6 +72,8 @@ class Attachment implements TcpHandler {
   readonly #socket: Socket;
   /** What connect was asked for; undefined on accepted connections. */
   readonly #target: { readonly address: string; readonly port: number } | undefined;
+  /** Bytes that a freeze took back from the stream. */
+  aside: Buffer = NO_BYTES;
   #wanted = false;
   #endPushed = false;
   #writeDone: Done | undefined;
@@ -304,13 +327,21 @@ export class StackSocket extends Socket {
     return this;
   }
 
-  /** Received bytes stay in the stack from now on, acknowledged but unread. */
+  /** Nothing more is delivered: bytes the stream holds unread are put aside, further ones stay in the stack, acknowledged. */
   freeze(): void {
-    attachment(this)?.connection.freeze();
+    const attached = attachment(this);
+    if (attached === undefined || attached.connection.frozen) return;
+    attached.connection.freeze();
+    attached.aside = takeUnread(this);
   }
 
+  /** Undo of freeze. */
   thaw(): void {
-    attachment(this)?.connection.thaw();
+    const attached = attachment(this);
+    if (attached === undefined) return;
+    if (attached.aside.length > 0) this.unshift(attached.aside);
+    attached.aside = NO_BYTES;
+    attached.connection.thaw();
   }
 
   get frozen(): boolean {
@@ -336,7 +367,8 @@ export class StackSocket extends Socket {
     const attached = attachment(this);
     if (attached === undefined) throw socketClosed();
     const { connection, hold } = attached;
-    const state = connection.exportState(Buffer.concat(inside(this).readableBuffer));
+    const unread = attached.aside.length > 0 ? attached.aside : unreadOf(this);
+    const state = connection.exportState(unread);
     hold.end();
     this.destroy();
     return state;

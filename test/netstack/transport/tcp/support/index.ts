@@ -1,2 +1,3 @@
 export * from './endpoint.ts';
 export * from './network.ts';
+export * from './scripted-peer.ts';

@@ -35,7 +35,7 @@ export class Network {
   readonly impairment: Impairment = { delayMs: 5, loss: 0, reorder: 0, duplicate: 0 };
   mtu = 1500;
   gso = false;
-  readonly hosts = new Map<IpAddress, Host>();
+  readonly hosts = new Map<IpAddress, { deliver(segment: SeenSegment): void }>();
   /** Sees every segment before it is impaired; false drops it. */
   filter: (segment: SeenSegment) => boolean = () => true;
 
