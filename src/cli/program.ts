@@ -20,6 +20,8 @@ interface Spec {
   readonly args?: readonly [string, string][];
   readonly options?: readonly Option[];
   readonly examples?: readonly string[];
+  /** Options behind the first argument belong to it. */
+  readonly passThrough?: boolean;
   readonly act: Act;
 }
 
@@ -31,6 +33,11 @@ export function wholeNumber(minimum: number, maximum: number): (text: string) =>
     }
     return value;
   };
+}
+
+function bigWhole(text: string): bigint {
+  if (!/^\d{1,20}$/.test(text)) throw new InvalidArgumentError('allowed: whole numbers from 0');
+  return BigInt(text);
 }
 
 const several = (value: string, before: string[] | undefined) => [...(before ?? []), value];
@@ -53,6 +60,7 @@ function add(parent: Command, name: string, spec: Spec, hooks: ProgramHooks): Co
     )
     .option('--run-directory <dir>', 'where the daemon is')
     .option('--debug', 'a stack trace with errors');
+  if (spec.passThrough === true) command.passThroughOptions();
   command.addHelpText('after', examplesText(spec.examples));
   command.action(async (...all: unknown[]) => {
     const options = command.opts<GlobalOptions & Record<string, unknown>>();
@@ -323,7 +331,7 @@ function captureCommands(program: Command, hooks: ProgramHooks): void {
 
 function standaloneCommands(program: Command, hooks: ProgramHooks): void {
   const act =
-    (name: 'demo' | 'mux' | 'nbd'): Act =>
+    (name: 'demo' | 'stack' | 'mux' | 'nbd' | 'logShow' | 'logVerify' | 'logReplay'): Act =>
     async (session, args, options) =>
       (await import('./commands/standalone.ts')).standaloneCommands[name](session, args, options);
   add(
@@ -344,6 +352,31 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
       ],
       examples: ['changeover demo', 'changeover demo --strategy overlap --rate 2000 --keep /tmp/demo'],
       act: act('demo'),
+    },
+    hooks,
+  );
+  add(
+    program,
+    'stack',
+    {
+      summary: 'run an unmodified Node network application on our TCP/IP stack behind a TAP',
+      args: [
+        ['<app>', 'module of the application'],
+        ['[args...]', 'what the application finds in process.argv'],
+      ],
+      options: [
+        flag('--tap <name>', 'TAP interface, created when absent').makeOptionMandatory(),
+        flag('--address <cidr>', 'address of the stack').makeOptionMandatory(),
+        flag('--gateway <address>', 'next hop out of the network'),
+        flag('--mac <mac>', 'its hardware address, default: made from the address'),
+        flag('--mtu <bytes>', 'largest IP packet').argParser(wholeNumber(68, 65_521)),
+        flag('--loopback <whose>', 'who answers at 127.0.0.1').choices(['node', 'stack']),
+        flag('--no-offload', 'every segment and checksum in software'),
+        flag('--pcap <file>', 'capture to this file'),
+      ],
+      examples: ['changeover stack --tap co0 --address 10.0.0.2/24 ./server.mjs --port 80'],
+      passThrough: true,
+      act: act('stack'),
     },
     hooks,
   );
@@ -381,12 +414,66 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
     },
     hooks,
   );
+  logCommands(program, hooks, act);
+}
+
+function logCommands(
+  program: Command,
+  hooks: ProgramHooks,
+  act: (name: 'logShow' | 'logVerify' | 'logReplay') => Act,
+): void {
+  const log = group(program, 'log', 'write logs of disks: show, verify, replay');
+  const directory: [string, string] = ['<dir>', 'folder of the write log'];
+  const time = '2026-11-20T18:00:00.5Z, @SECONDS or nanoseconds since 1970';
+  add(
+    log,
+    'show',
+    {
+      summary: 'its records, in the order of writing',
+      args: [directory],
+      options: [
+        flag('--from-time <time>', time),
+        flag('--to-time <time>', 'inclusive'),
+        flag('--from-sequence <n>', 'first record').argParser(bigWhole),
+        flag('--to-sequence <n>', 'last record').argParser(bigWhole),
+        flag('--from-address <byte>', 'records that touch the disk from here').argParser(bigWhole),
+        flag('--to-address <byte>', 'up to here, exclusive').argParser(bigWhole),
+      ],
+      examples: ['changeover log show ./log --from-sequence 100 --json | jq .address'],
+      act: act('logShow'),
+    },
+    hooks,
+  );
+  add(
+    log,
+    'verify',
+    {
+      summary: 'read every byte of it and name what is damaged',
+      args: [directory],
+      examples: ['changeover log verify ./log'],
+      act: act('logVerify'),
+    },
+    hooks,
+  );
+  add(
+    log,
+    'replay',
+    {
+      summary: 'reflect it onto an image: the disk as it was when the log began',
+      args: [directory, ['<image>', 'disk image']],
+      options: [flag('--to-sequence <n>', 'last record').argParser(bigWhole), flag('--to-time <time>', time)],
+      examples: ['changeover log replay ./log copy.img --to-sequence 5000'],
+      act: act('logReplay'),
+    },
+    hooks,
+  );
 }
 
 export function buildProgram(hooks: ProgramHooks): Command {
   const program = new Command('changeover')
     .description('Patches a running service without stopping it.')
     .version(hooks.version, '-V, --version', 'version')
+    .enablePositionalOptions()
     .showHelpAfterError(false)
     .showSuggestionAfterError(true);
   program.addHelpText(

@@ -1,5 +1,7 @@
 /** Programs that need no daemon. Each returns its exit code. */
 import { resolve } from 'node:path';
+import { messageOf } from '../../common/index.ts';
+import { CliError } from '../cli-error.ts';
 import type { DemoStrategy } from '../demo/index.ts';
 import type { ExitCode } from '../exit-codes.ts';
 import type { Session } from '../session.ts';
@@ -48,4 +50,72 @@ const nbd: Program = async (_session, args, options) => {
   return code as ExitCode;
 };
 
-export const standaloneCommands = { demo, mux, nbd };
+const stack: Program = async (_session, args, options) => {
+  const { runStack } = await import('../../daemon/standalone/stack.ts');
+  const code = await runStack({
+    tap: String(options['tap']),
+    address: String(options['address']),
+    app: file(args[0]),
+    args: args.slice(1),
+    offload: options['offload'] !== false,
+    ...given('gateway', options['gateway'] as string | undefined),
+    ...given('mac', options['mac'] as string | undefined),
+    ...given('mtu', options['mtu'] as number | undefined),
+    ...given('loopback', options['loopback'] as 'node' | 'stack' | undefined),
+    ...given('pcap', options['pcap'] === undefined ? undefined : file(options['pcap'])),
+  });
+  return code as ExitCode;
+};
+
+/** Times are checked before anything is opened. */
+async function times(options: Options): Promise<{ fromTimeNs?: bigint; toTimeNs?: bigint }> {
+  const { parseLogTime } = await import('../../daemon/standalone/log.ts');
+  const time = (name: string) => {
+    const text = options[name];
+    if (text === undefined) return undefined;
+    try {
+      return parseLogTime(String(text));
+    } catch (error) {
+      throw new CliError('usage', messageOf(error), {
+        remedy: 'give it as 2026-11-20T18:00:00.5Z, as @SECONDS or as nanoseconds since 1970',
+      });
+    }
+  };
+  return { ...given('fromTimeNs', time('fromTime')), ...given('toTimeNs', time('toTime')) };
+}
+
+const big = (options: Options, name: string) => options[name] as bigint | undefined;
+
+const logShow: Program = async (session, args, options) => {
+  const { runLogShow } = await import('../../daemon/standalone/log.ts');
+  const code = await runLogShow({
+    directory: file(args[0]),
+    json: session.json,
+    ...(await times(options)),
+    ...given('fromSequence', big(options, 'fromSequence')),
+    ...given('toSequence', big(options, 'toSequence')),
+    ...given('fromAddress', big(options, 'fromAddress')),
+    ...given('toAddress', big(options, 'toAddress')),
+  });
+  return code as ExitCode;
+};
+
+const logVerify: Program = async (session, args) => {
+  const { runLogVerify } = await import('../../daemon/standalone/log.ts');
+  return (await runLogVerify({ directory: file(args[0]), json: session.json })) as ExitCode;
+};
+
+const logReplay: Program = async (session, args, options) => {
+  const { runLogReplay } = await import('../../daemon/standalone/log.ts');
+  const { toTimeNs } = await times(options);
+  const code = await runLogReplay({
+    directory: file(args[0]),
+    target: file(args[1]),
+    json: session.json,
+    ...given('toSequence', big(options, 'toSequence')),
+    ...given('toTimeNs', toTimeNs),
+  });
+  return code as ExitCode;
+};
+
+export const standaloneCommands = { demo, stack, mux, nbd, logShow, logVerify, logReplay };
