@@ -38,6 +38,12 @@ export class AddressTable {
   /** Memory of the last lookup; most packets of a batch are for one address. */
   #lastAddress: IpAddress | undefined;
   #lastCanonical: IpAddress | undefined;
+  #version = 0;
+
+  /** Another number after every change: what was derived from the table before is void. */
+  get version(): number {
+    return this.#version;
+  }
 
   get own(): readonly Cidr[] {
     return this.#own;
@@ -49,6 +55,7 @@ export class AddressTable {
 
   set gateway(address: IpAddress | undefined) {
     this.#gateway = address;
+    this.#version++;
   }
 
   stateOf(address: IpAddress): AddressState | undefined {
@@ -179,6 +186,7 @@ export class AddressTable {
   }
 
   #changed(): void {
+    this.#version++;
     this.#lastAddress = undefined;
     this.#lastCanonical = undefined;
     this.#broadcasts = this.#own.map(broadcastOf).filter((address) => address !== undefined);

@@ -43,6 +43,7 @@ import {
   isGroupMac,
   isMulticast,
   MAC_BROADCAST,
+  MAC_NONE,
   PROTOCOL,
   pseudoHeaderSum,
   readMac,
@@ -110,9 +111,14 @@ export class Interface implements IpOutput, LinkReceiver {
   readonly #etherTypes = new Map<number, EtherTypeHandler>();
   #received = 0;
   #identification: number;
-  /** The neighbour of the last output, for trains of packets to one destination. */
-  #lastDestination: IpAddress | undefined;
-  #lastNeighbour: ArpEntry | undefined;
+  /** The last output's route, for trains of packets between two addresses; void when the addresses change. */
+  #routeSource: IpAddress | undefined;
+  #routeDestination: IpAddress | undefined;
+  #routeNeighbour: ArpEntry | undefined;
+  #routeVersion = -1;
+  /** Ethernet header to the MAC address last sent to. */
+  readonly #head = new Uint8Array(ETHERNET.HEADER);
+  #headMac: MacAddress = MAC_NONE;
   #looped: Uint8Array[] = [];
   #fragmentScratch: Uint8Array | undefined;
 
@@ -181,26 +187,22 @@ export class Interface implements IpOutput, LinkReceiver {
   /** The default gateway; it must lie in a network of ours to be used. */
   setGateway(gateway: IpAddress | undefined): void {
     this.addresses.gateway = gateway;
-    this.#lastDestination = undefined;
   }
 
   /** Silent: nothing is announced. */
   addAddress(cidr: Cidr): void {
     this.addresses.add(cidr);
-    this.#lastDestination = undefined;
   }
 
   /** Ends an address in any state; what was bound to an own one cannot go on. */
   removeAddress(address: IpAddress): void {
     const state = this.addresses.remove(address);
-    this.#lastDestination = undefined;
     if (state === 'own') for (const transport of this.#registered) transport.addressRemoved(address);
   }
 
   /** Packets to `to` are accepted from now on and belong to what is bound to `from`. Undone by removeAddress(to). */
   prepareAlter(from: IpAddress, to: IpAddress): void {
     this.addresses.prepareAlter(from, to);
-    this.#lastDestination = undefined;
   }
 
   /**
@@ -209,7 +211,6 @@ export class Interface implements IpOutput, LinkReceiver {
    */
   alter(from: IpAddress, to: IpAddress): void {
     this.addresses.alter(from, to);
-    this.#lastDestination = undefined;
     for (const transport of this.#registered) transport.rehome(from, to);
   }
 
@@ -249,8 +250,14 @@ export class Interface implements IpOutput, LinkReceiver {
     if (typeof source !== 'number' || typeof destination !== 'number') return OUTPUT.NO_ROUTE;
     const total = IPV4.MIN_HEADER + length;
     if (total > IPV4.MAX_LENGTH) return OUTPUT.TOO_BIG;
-    if (this.addresses.canonicalOf(source) === undefined) return OUTPUT.NO_ROUTE;
-    const toSelf = this.addresses.canonicalOf(destination) !== undefined;
+    const neighbour = this.#routeNeighbour;
+    const routed =
+      neighbour?.fresh === true &&
+      destination === this.#routeDestination &&
+      source === this.#routeSource &&
+      this.addresses.version === this.#routeVersion;
+    if (!routed && this.addresses.canonicalOf(source) === undefined) return OUTPUT.NO_ROUTE;
+    const toSelf = !routed && this.addresses.canonicalOf(destination) !== undefined;
     let whole = true;
     if (!toSelf) {
       if (gsoSize > 0) {
@@ -290,8 +297,9 @@ export class Interface implements IpOutput, LinkReceiver {
       destination,
     );
     if (toSelf) return this.#loop(buffer, ip, total);
-    if (whole) return this.#transmit(buffer, packet, PACKET_HEADERS + length, destination);
-    return this.#transmitFragments(buffer, ip, destination);
+    if (routed && whole) return this.#transmitTo(neighbour.mac, buffer, packet, PACKET_HEADERS + length);
+    if (whole) return this.#transmit(buffer, packet, PACKET_HEADERS + length, source, destination);
+    return this.#transmitFragments(buffer, ip, source, destination);
   }
 
   flush(): void {
@@ -338,36 +346,52 @@ export class Interface implements IpOutput, LinkReceiver {
   }
 
   /** A complete packet but for the Ethernet header. */
-  #transmit(buffer: Uint8Array, packet: number, length: number, destination: Ipv4Address): OutputResult {
-    let neighbour = this.#lastNeighbour;
-    if (destination !== this.#lastDestination || neighbour === undefined || !neighbour.fresh) {
-      const hop = this.addresses.nextHop(destination);
-      if (typeof hop !== 'number') return OUTPUT.NO_ROUTE;
-      if (hop === IPV4_BROADCAST || this.addresses.isBroadcast(hop) || isMulticast(hop)) {
-        return this.#transmitTo(groupMac(hop), buffer, packet, length);
-      }
-      neighbour = this.arp.lookup(hop);
-      if (neighbour === undefined) {
-        return this.arp.enqueue(hop, buffer, packet, length) ? OUTPUT.PENDING : OUTPUT.PENDING_FULL;
-      }
-      this.#lastDestination = destination;
-      this.#lastNeighbour = neighbour;
+  #transmit(
+    buffer: Uint8Array,
+    packet: number,
+    length: number,
+    source: Ipv4Address,
+    destination: Ipv4Address,
+  ): OutputResult {
+    const hop = this.addresses.nextHop(destination);
+    if (typeof hop !== 'number') return OUTPUT.NO_ROUTE;
+    if (hop === IPV4_BROADCAST || this.addresses.isBroadcast(hop) || isMulticast(hop)) {
+      return this.#transmitTo(groupMac(hop), buffer, packet, length);
     }
+    const neighbour = this.arp.lookup(hop);
+    if (neighbour === undefined) {
+      return this.arp.enqueue(hop, buffer, packet, length) ? OUTPUT.PENDING : OUTPUT.PENDING_FULL;
+    }
+    this.#routeSource = source;
+    this.#routeDestination = destination;
+    this.#routeNeighbour = neighbour;
+    this.#routeVersion = this.addresses.version;
     return this.#transmitTo(neighbour.mac, buffer, packet, length);
   }
 
   #transmitTo(mac: MacAddress, buffer: Uint8Array, packet: number, length: number): OutputResult {
-    emitEthernet(buffer, packet + VNET.LENGTH, mac, this.mac, ETHERTYPE.IPV4);
+    const head = this.#head;
+    if (mac !== this.#headMac) {
+      emitEthernet(head, 0, mac, this.mac, ETHERTYPE.IPV4);
+      this.#headMac = mac;
+    }
+    const frame = packet + VNET.LENGTH;
+    for (let i = 0; i < ETHERNET.HEADER; i++) buffer[frame + i] = head[i]!;
     return this.send.send(buffer, packet, length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
   }
 
-  #transmitFragments(buffer: Uint8Array, ip: number, destination: Ipv4Address): OutputResult {
+  #transmitFragments(
+    buffer: Uint8Array,
+    ip: number,
+    source: Ipv4Address,
+    destination: Ipv4Address,
+  ): OutputResult {
     this.#fragmentScratch ??= new Uint8Array(PACKET_HEADERS + this.#link.mtu);
     const scratch = this.#fragmentScratch;
     let result: OutputResult = OUTPUT.SENT;
     forEachFragment(buffer, ip, this.pathMtus.of(destination), scratch, PACKET_HEADERS, (length) => {
       clearVnet(scratch, 0);
-      const one = this.#transmit(scratch, 0, PACKET_HEADERS + length, destination);
+      const one = this.#transmit(scratch, 0, PACKET_HEADERS + length, source, destination);
       if (one === OUTPUT.SENT || one === OUTPUT.PENDING) {
         result = one;
         return true;

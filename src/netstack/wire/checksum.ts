@@ -101,17 +101,23 @@ export function transportChecksumValid(
   return foldSum(addBytes(sum, buffer, ipOffset + ipHeaderLength, length)) === 0xffff;
 }
 
+/** `foldSum` for a few words added up: below 2^31. */
+function foldSmall(sum: number): number {
+  const folded = (sum >>> 16) + (sum & 0xffff);
+  return (folded >>> 16) + (folded & 0xffff);
+}
+
 /** What replacing `before` by `after` adds to a sum. Both are sums or words. */
 export function sumDelta(before: number, after: number): number {
   return (~foldSum(before) & 0xffff) + foldSum(after);
 }
 
-/** RFC 1624 equation 3 on a checksum field: HC' = ~(~HC + ~m + m'), with `delta` = ~m + m'. */
+/** RFC 1624 equation 3 on a checksum field: HC' = ~(~HC + ~m + m'), with `delta` = ~m + m', below 2^30. */
 export function updateChecksum(buffer: Uint8Array, at: number, delta: number): void {
-  writeU16(buffer, at, finishSum((~readU16(buffer, at) & 0xffff) + delta));
+  writeU16(buffer, at, ~foldSmall((~readU16(buffer, at) & 0xffff) + delta));
 }
 
 /** The same on a field that holds a sum, not its complement: the pseudo-header sum of a packet the link will complete. */
 export function updatePartialSum(buffer: Uint8Array, at: number, delta: number): void {
-  writeU16(buffer, at, foldSum(readU16(buffer, at) + delta));
+  writeU16(buffer, at, foldSmall(readU16(buffer, at) + delta));
 }
