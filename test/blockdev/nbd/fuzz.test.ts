@@ -1,0 +1,344 @@
+/** Seeded fuzz of both sides. NBD_FUZZ sets how many cases in all; SEED repeats a run. */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { MemoryStore, NbdClient, NbdClientError } from '../../../src/blockdev/index.ts';
+import { ClientHandshake } from '../../../src/blockdev/nbd/client-handshake.ts';
+import type { ClientRequest } from '../../../src/blockdev/nbd/client-request.ts';
+import * as o from '../../../src/blockdev/nbd/options.ts';
+import * as nbd from '../../../src/blockdev/nbd/protocol.ts';
+import { ReplyParser } from '../../../src/blockdev/nbd/reply-parser.ts';
+import { ServerHandshake } from '../../../src/blockdev/nbd/server-handshake.ts';
+import type { SeededRandom } from '../../../src/common/index.ts';
+import { eventually, seeded, within } from '../../support/index.ts';
+import type { Peer } from './peer.ts';
+import { withServer } from './peer.ts';
+
+const test = suite('blockdev/nbd/fuzz');
+
+const CASES = Number(process.env['NBD_FUZZ'] ?? 20_000);
+const LIMIT_MS = Math.max(60_000, CASES * 10);
+const share = (part: number) => Math.ceil(CASES * part);
+const MIB = 1024 * 1024;
+
+const pick = <T>(random: SeededRandom, from: readonly T[]): T => from[random.below(from.length)]!;
+
+/** Numbers at which things go wrong. */
+const EDGES = [
+  0, 1, 2, 3, 7, 8, 27, 28, 0xff, 0x100, 0xffff, 0x1_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff,
+];
+
+/** A few bits, bytes or edge numbers changed, cut, doubled or torn out. */
+function mutate(random: SeededRandom, bytes: Buffer): Buffer {
+  let out = Buffer.from(bytes);
+  for (let changes = random.below(4); changes > 0 && out.length > 0; changes--) {
+    const at = random.below(out.length);
+    switch (random.below(6)) {
+      case 0:
+        out[at] = out[at]! ^ (1 << random.below(8));
+        break;
+      case 1:
+        out[at] = random.below(256);
+        break;
+      case 2:
+        if (at + 4 <= out.length) out.writeUInt32BE(pick(random, EDGES), at);
+        break;
+      case 3:
+        out = out.subarray(0, at);
+        break;
+      case 4:
+        out = Buffer.concat([out.subarray(0, at), out.subarray(random.below(out.length))]);
+        break;
+      default:
+        out = Buffer.concat([out, out.subarray(at)]);
+    }
+  }
+  return out;
+}
+
+function randomOption(random: SeededRandom): Buffer {
+  const name = pick(random, ['disk', '', 'nothing', 'x'.repeat(5000), 'd\0sk']);
+  const queries = Array.from({ length: random.below(4) }, () =>
+    pick(random, ['base:allocation', 'base:', '', ':', 'changeover:', 'x'.repeat(5000)]),
+  );
+  const option = random.below(14);
+  switch (option) {
+    case nbd.NBD_OPT_EXPORT_NAME:
+      return o.emitOption(option, Buffer.from(name));
+    case nbd.NBD_OPT_INFO:
+    case nbd.NBD_OPT_GO: {
+      const wanted = Array.from({ length: random.below(6) }, () => random.below(6));
+      return o.emitOption(option, o.emitInfoRequest({ exportName: name, wanted }));
+    }
+    case nbd.NBD_OPT_LIST_META_CONTEXT:
+    case nbd.NBD_OPT_SET_META_CONTEXT:
+      return o.emitOption(option, o.emitMetaContextRequest({ exportName: name, queries }));
+    default:
+      return o.emitOption(option, random.fill(Buffer.alloc(random.below(3) * 40)));
+  }
+}
+
+function randomHandshake(random: SeededRandom): Buffer {
+  const flags = pick(random, [3, 3, 3, 1, 0, random.u32()]);
+  const options = Array.from({ length: random.below(8) }, () => randomOption(random));
+  return mutate(random, Buffer.concat([o.emitClientFlags(flags), ...options]));
+}
+
+/** Hands `bytes` over in pieces of random size. */
+function inPieces(random: SeededRandom, bytes: Buffer, take: (piece: Buffer) => boolean): void {
+  for (let at = 0; at < bytes.length; ) {
+    const length = 1 + random.below(random.below(2) === 0 ? 8 : bytes.length);
+    if (!take(bytes.subarray(at, at + length))) return;
+    at += length;
+  }
+}
+
+test(
+  'server handshake: whatever comes, every answer is a whole option reply and the end is one of three',
+  within(
+    () =>
+      seeded((random) => {
+        const device = new MemoryStore(MIB);
+        const table = {
+          names: () => ['disk'],
+          find: (name: string) => (name === 'disk' || name === '' ? { name: 'disk', device } : undefined),
+        };
+        const states = { more: 0, closed: 0, transmission: 0 };
+        for (let i = 0; i < share(0.4); i++) {
+          const sent: Buffer[] = [];
+          const machine = new ServerHandshake(table, (bytes) => sent.push(bytes));
+          let state: keyof typeof states = 'more';
+          inPieces(random, randomHandshake(random), (piece) => {
+            const outcome = machine.push(piece);
+            state = outcome.state;
+            if (outcome.state === 'transmission') assert.is(outcome.negotiated.device, device);
+            return state === 'more';
+          });
+          states[state]++;
+          const output = Buffer.concat(sent);
+          for (let at = 0; at < output.length; ) {
+            assert.is(output.readBigUInt64BE(at), nbd.NBD_REP_MAGIC);
+            at += 20 + output.readUInt32BE(at + 16);
+            assert.ok(at <= output.length, 'a whole reply');
+          }
+        }
+        for (const [state, count] of Object.entries(states)) assert.ok(count > 0, `never ended in ${state}`);
+      }),
+    LIMIT_MS,
+  ),
+);
+
+const FLAGS = [0, 0, 0, 1, 2, 4, 8, 16, 0x1f, 0xffff];
+
+function randomRequest(random: SeededRandom): Buffer {
+  const type = random.below(10) === 0 ? random.below(0x1_0000) : random.below(9);
+  const length = pick(random, [...EDGES, 512, 4096, 65_536, 300_000]);
+  const offset =
+    random.below(4) === 0
+      ? (BigInt(random.u32()) << 32n) | BigInt(random.u32())
+      : BigInt(random.below(2 * MIB));
+  const out = Buffer.alloc(nbd.REQUEST_SIZE);
+  out.writeUInt32BE(nbd.NBD_REQUEST_MAGIC, 0);
+  out.writeUInt16BE(pick(random, FLAGS), 4);
+  out.writeUInt16BE(type, 6);
+  out.writeBigUInt64BE(BigInt(random.u32()), 8);
+  out.writeBigUInt64BE(offset, 16);
+  out.writeUInt32BE(length, 24);
+  if (type !== nbd.NBD_CMD_WRITE || length > 400_000) return out;
+  return Buffer.concat([out, Buffer.alloc(length, random.below(256))]);
+}
+
+test(
+  'server over sockets: handshakes and requests of any kind; a good client is served all the while',
+  within(
+    () =>
+      seeded(async (random) => {
+        await withServer(
+          { good: new MemoryStore(MIB), disk: new MemoryStore(MIB) },
+          async ({ peer, path, server }) => {
+            const good = await NbdClient.connect(path, 'good');
+            const block = Buffer.alloc(4096);
+            const served = async (round: number) => {
+              block.writeUInt32BE(round, 0);
+              const at = BigInt((round % 256) * 4096);
+              await good.writeAt(block, at);
+              const back = Buffer.alloc(4096);
+              await good.readAt(back, at);
+              assert.ok(back.equals(block), `the good client's block ${round}`);
+            };
+            const wild = async (bytes: Buffer, prepare: (client: Peer) => Promise<unknown>) => {
+              const client = await peer();
+              await prepare(client);
+              inPieces(random, bytes, (piece) => {
+                client.send(piece);
+                return true;
+              });
+              client.end();
+              await client.closed();
+            };
+            const requests = share(0.35);
+            const perConnection = 25;
+            let round = 0;
+            for (let done = 0; done < requests; done += 4 * perConnection) {
+              const lanes = Array.from({ length: 4 }, () => {
+                const series = Array.from({ length: perConnection }, () => {
+                  const request = randomRequest(random);
+                  return random.below(60) === 0 ? mutate(random, request) : request;
+                });
+                const structured = random.below(2) === 0;
+                return wild(Buffer.concat(series), (client) =>
+                  client.go('disk', structured, structured ? [nbd.BASE_ALLOCATION] : []),
+                );
+              });
+              await Promise.all([...lanes, served(round++)]);
+            }
+            for (let done = 0; done < share(0.05); done += 4) {
+              const lanes = Array.from({ length: 4 }, () => wild(randomHandshake(random), async () => {}));
+              await Promise.all([...lanes, served(round++)]);
+            }
+            await eventually('all of them gone', () => server.connections === 1);
+            const counters = server.counters();
+            for (const kind of [
+              'reads',
+              'writes',
+              'trims',
+              'writeZeroes',
+              'blockStatus',
+              'caches',
+              'flushes',
+            ]) {
+              assert.ok(counters[kind]! > 0, `${kind} were reached`);
+            }
+            assert.is(good.reconnects, 0);
+            await good.close();
+          },
+        );
+      }),
+    LIMIT_MS,
+  ),
+);
+
+test(
+  'client: replies of any kind end in an answer or EPROTO',
+  within(
+    () =>
+      seeded((random) => {
+        let broken = 0;
+        let answered = 0;
+        for (let i = 0; i < share(0.15); i++) {
+          const structured = random.below(4) > 0;
+          const request = {
+            type: nbd.NBD_CMD_READ,
+            flags: 0,
+            offset: 4096n,
+            length: 1024,
+            payload: undefined,
+            target: Buffer.alloc(1024),
+            status: random.below(4) === 0 ? new Map() : undefined,
+            answered: 0,
+            error: 0,
+            errorText: '',
+          } as unknown as ClientRequest;
+          const parser = new ReplyParser(
+            {
+              find: (cookie) => (cookie < 3n ? request : undefined),
+              answered: () => {
+                answered++;
+                Object.assign(request, { answered: 0, error: 0 });
+              },
+            },
+            structured,
+          );
+          const bytes = mutate(
+            random,
+            Buffer.concat(Array.from({ length: 3 }, () => randomReply(random, structured))),
+          );
+          try {
+            inPieces(random, bytes, (piece) => {
+              parser.push(piece);
+              return true;
+            });
+          } catch (error) {
+            if (!(error instanceof NbdClientError) || error.code !== 'EPROTO') throw error;
+            broken++;
+          }
+        }
+        assert.ok(broken > 0 && answered > 0, `${broken} broken, ${answered} answered`);
+      }),
+    LIMIT_MS,
+  ),
+);
+
+function randomReply(random: SeededRandom, structured: boolean): Buffer {
+  const cookie = Buffer.alloc(8);
+  cookie[7] = random.below(4);
+  if (!structured || random.below(8) === 0) {
+    const head = Buffer.alloc(8);
+    head.writeUInt32BE(nbd.NBD_SIMPLE_REPLY_MAGIC, 0);
+    const error = random.below(3) === 0 ? nbd.NBD_EIO : 0;
+    head.writeUInt32BE(error, 4);
+    return Buffer.concat([head, cookie, Buffer.alloc(error === 0 ? 1024 : 0)]);
+  }
+  const offset = Buffer.alloc(8);
+  offset.writeBigUInt64BE(4096n + BigInt(random.below(2) * 512), 0);
+  const number = (value: number) => {
+    const out = Buffer.alloc(4);
+    out.writeUInt32BE(value, 0);
+    return out;
+  };
+  const [type, payload] = pick(random, [
+    [nbd.NBD_REPLY_TYPE_NONE, Buffer.alloc(0)],
+    [nbd.NBD_REPLY_TYPE_OFFSET_DATA, Buffer.concat([offset, Buffer.alloc(1024, 1)])],
+    [nbd.NBD_REPLY_TYPE_OFFSET_DATA, Buffer.concat([offset, Buffer.alloc(512, 1)])],
+    [nbd.NBD_REPLY_TYPE_OFFSET_HOLE, Buffer.concat([offset, number(1024)])],
+    [nbd.NBD_REPLY_TYPE_BLOCK_STATUS, Buffer.concat([number(1), number(1024), number(3)])],
+    [nbd.NBD_REPLY_TYPE_ERROR, Buffer.concat([number(5), Buffer.from([0, 2, 0x6e, 0x6f])])],
+  ] as const);
+  const head = Buffer.alloc(8);
+  head.writeUInt32BE(nbd.NBD_STRUCTURED_REPLY_MAGIC, 0);
+  head.writeUInt16BE(random.below(4) > 0 ? nbd.NBD_REPLY_FLAG_DONE : 0, 4);
+  head.writeUInt16BE(type, 6);
+  return Buffer.concat([head, cookie, number(payload.length), payload]);
+}
+
+test(
+  'client handshake: a server that says anything ends it or waits, with EPROTO, EACCES or ENOENT at worst',
+  within(
+    () =>
+      seeded((random) => {
+        const whole = Buffer.concat([
+          o.emitGreeting(3),
+          o.emitOptionReply(nbd.NBD_OPT_STRUCTURED_REPLY, nbd.NBD_REP_ACK),
+          o.emitOptionReply(
+            nbd.NBD_OPT_SET_META_CONTEXT,
+            nbd.NBD_REP_META_CONTEXT,
+            o.emitMetaContext(1, nbd.BASE_ALLOCATION),
+          ),
+          o.emitOptionReply(nbd.NBD_OPT_SET_META_CONTEXT, nbd.NBD_REP_ACK),
+          o.emitOptionReply(nbd.NBD_OPT_GO, nbd.NBD_REP_INFO, o.emitInfoExport(512n, 1)),
+          o.emitOptionReply(nbd.NBD_OPT_GO, nbd.NBD_REP_ACK),
+        ]);
+        const ends = new Map<string, number>();
+        for (let i = 0; i < share(0.05); i++) {
+          const machine = new ClientHandshake('disk', [nbd.BASE_ALLOCATION], () => {});
+          let end = 'waiting';
+          try {
+            inPieces(random, mutate(random, whole), (piece) => {
+              if (machine.push(Buffer.from(piece)) === undefined) return true;
+              end = 'done';
+              return false;
+            });
+          } catch (error) {
+            if (!(error instanceof NbdClientError)) throw error;
+            end = error.code;
+          }
+          ends.set(end, (ends.get(end) ?? 0) + 1);
+        }
+        for (const end of ends.keys())
+          assert.ok(['waiting', 'done', 'EPROTO', 'EACCES', 'ENOENT'].includes(end), end);
+        assert.ok(ends.has('done') && ends.has('EPROTO'));
+      }),
+    LIMIT_MS,
+  ),
+);
+
+test.run();
