@@ -287,12 +287,14 @@ device(
   'a process with receiving devices ends: by process.exit at once, by itself when they are unreferenced or closed',
   within(async () => {
     const open = `import { PacketDevice } from ${JSON.stringify(source)}; const [left, right] = PacketDevice.pair(); right.start(() => {});`;
-    const [exit, unref, close] = await Promise.all([
+    const [exit, inHandler, unref, close] = await Promise.all([
       program(`${open} process.exit(7);`),
+      program(`${open} right.start(() => process.exit(8)); left.writeOne(new Uint8Array(60));`),
       program(`${open} right.unref();`),
       program(`${open} setTimeout(() => right.close(), 10);`),
     ]);
     assert.is(exit.code, 7, exit.output);
+    assert.is(inHandler.code, 8, inHandler.output);
     assert.is(unref.code, 0, unref.output);
     assert.is(close.code, 0, close.output);
   }),

@@ -140,7 +140,7 @@ live(
     assert.match(info, /Name = tt0/);
     assert.match(info, /Description = left side/);
     assert.match(info, /Time precision = nanoseconds/);
-  }, 20_000),
+  }, 60_000),
 );
 
 live(
@@ -169,7 +169,7 @@ live(
     assert.ok(blocksOf(content).length > 500);
     assert.ok(readPcapng(content).packets.length > 500);
     assert.is((await tshark(file, '-q')).trim(), '');
-  }),
+  }, 30_000),
 );
 
 live.run();
