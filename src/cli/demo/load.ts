@@ -227,7 +227,9 @@ process.on('message', async (message: LoadCommand) => {
   if (message.command === 'pause-writers') await load.pauseWriters();
   if (message.command === 'resume-writers') load.resumeWriters();
   if (message.command === 'stop') await load.stop();
-  process.send?.({ id: message.id, report: load.report() });
-  if (message.command === 'stop') process.disconnect();
+  const last = message.command === 'stop';
+  process.send?.({ id: message.id, report: load.report() }, () => {
+    if (last) process.exit(0);
+  });
 });
 process.on('disconnect', () => process.exit(0));

@@ -1,7 +1,7 @@
 /** One act of the demo: a patch appears, the run is prepared and cut, everything is checked, and rolled back. */
 import http from 'node:http';
 import type { RunView } from '../../daemon/index.ts';
-import type { RunPhase, RunReport, StepReport, Strategy } from '../../patch/index.ts';
+import type { RunPhase, RunReport, Strategy } from '../../patch/index.ts';
 import { FINAL_PHASES } from '../../patch/index.ts';
 import type { ApiClient } from '../api-client.ts';
 import { CliError } from '../cli-error.ts';
@@ -26,7 +26,9 @@ export class Play {
   readonly #clients: Clients;
   readonly #terminal: Terminal;
   readonly #seconds: number;
-  readonly #view: ProgressView;
+  readonly #quiet: boolean;
+  /** Finished steps that were shown. */
+  readonly #told = new Set<string>();
 
   constructor(
     scene: Scene,
@@ -41,7 +43,7 @@ export class Play {
     this.#clients = clients;
     this.#terminal = terminal;
     this.#seconds = seconds;
-    this.#view = new ProgressView(terminal, quiet);
+    this.#quiet = quiet;
   }
 
   async act(strategy: Strategy): Promise<DemoAct> {
@@ -118,14 +120,14 @@ export class Play {
 
   async #phase(id: string, wanted: readonly RunPhase[]): Promise<RunReport> {
     const untilMs = performance.now() + RUN_LIMIT_MS;
-    const shown = new Map<string, StepReport['state']>();
+    const view = new ProgressView(this.#terminal, this.#quiet);
     for (;;) {
       const report = await this.#api.get<RunView>(`/runs/${id}`);
       report.steps.forEach((step, at) => {
-        const key = `${at} ${step.name}`;
-        if (shown.get(key) === step.state && step.state !== 'running') return;
-        shown.set(key, step.state);
-        this.#show(`${id} ${key}`, step);
+        const key = `${id} ${at}`;
+        if (this.#told.has(key)) return;
+        if (step.state !== 'running') this.#told.add(key);
+        view.step(step);
       });
       if (wanted.includes(report.phase)) return report;
       if (!report.working && report.error !== undefined) {
@@ -143,16 +145,6 @@ export class Play {
       }
       await delay(POLL_MS);
     }
-  }
-
-  readonly #told = new Set<string>();
-
-  #show(key: string, step: StepReport): void {
-    if (step.state !== 'running') {
-      if (this.#told.has(key)) return;
-      this.#told.add(key);
-    }
-    this.#view.step(step);
   }
 
   async #version(): Promise<string> {

@@ -1,5 +1,6 @@
 /** The demo's world: two partitions, images, patch source, configuration; everything below one scratch folder. */
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createImage } from '../../blockdev/index.ts';
 
@@ -87,10 +88,10 @@ export async function run(guest) {
 }
 
 function configuration(scene: Scene): string {
-  const partition = (id: 'A' | 'B', mac: string) => `
+  const partition = (id: 'A' | 'B', cpu: number, mac: string) => `
   - id: ${id}
     kind: process
-    processor: {cpu: 0, sharePercent: 50}
+    processor: {cpu: ${cpu}, sharePercent: 100}
     memoryMiB: 256
     disks:
       - {role: system, path: ${scene.image(id, 'system')}, sizeMiB: ${SYSTEM_MIB}}
@@ -111,7 +112,7 @@ services:
     active: A
     health:
       http: {port: 80, path: /version, expectStatus: 200, timeoutMs: 2000}
-partitions:${partition('A', '02:00:00:00:00:0a')}${partition('B', '02:00:00:00:00:0b')}
+partitions:${partition('A', 0, '02:00:00:00:00:0a')}${partition('B', availableParallelism() > 1 ? 1 : 0, '02:00:00:00:00:0b')}
 patching:
   sources:
     - {name: demo, kind: directory, path: ${scene.patchSource}}

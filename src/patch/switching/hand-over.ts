@@ -79,7 +79,10 @@ export async function drain(
     } catch (error) {
       env.log.warn('hand-over of idle connections failed, will be tried again', { reason: messageOf(error) });
     }
-    const steered = await mux.execute('flows', { address, steered: true });
+    // A flow that has ended stays listed for a while, so that its last segments find their way.
+    const steered = (await mux.execute('flows', { address, steered: true })).filter(
+      (f) => f.state !== 'closed',
+    );
     if (steered.length === 0) break;
     if (clock.nowMs() >= untilMs) return { handedOver, abandoned: steered.map((f) => f.flow) };
     await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
