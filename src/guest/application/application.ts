@@ -98,6 +98,7 @@ export class Application {
         throw this.#failure('application-failed', `the application could not be loaded: ${messageOf(error)}`);
       },
     );
+    loaded.catch(() => {});
     let timer: NodeJS.Timeout | undefined;
     const expired = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => {
