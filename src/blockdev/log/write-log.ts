@@ -364,7 +364,8 @@ export class WriteLog implements WriteSink {
         const part: Uint8Array[] = [];
         let bytes = 0;
         let records = 0;
-        while (at < buffers.length && records < BATCH_RECORDS && bytes < BATCH_BYTES) {
+        const limit = Math.min(BATCH_BYTES, this.#segmentBytes);
+        while (at < buffers.length && records < BATCH_RECORDS && bytes < limit) {
           // A header and its data stay in one segment.
           const payload = (buffers[at] as Buffer).readUInt32LE(RECORD.payload);
           part.push(buffers[at++]!);
