@@ -13,6 +13,8 @@ const START_LIMIT_MS = 30_000;
 const RESTART_BACK_OFF_MS = [200, 1000, 5000, 30_000] as const;
 /** An active partition that ran so long starts the back-off from its beginning. */
 const HEALTHY_AFTER_MS = 60_000;
+/** Status is shown without it when the mux is being restarted. */
+const PORTS_LIMIT_MS = 2_000;
 const MAX_CONSOLE_BYTES = 1024 * 1024;
 
 export class Partitions {
@@ -157,18 +159,36 @@ export class Partitions {
   }
 
   async view(id: string): Promise<PartitionView> {
-    return this.#view(this.configured(id), await this.#daemon.hypervisor.partitionStatus(id));
+    const [status, ports] = await Promise.all([
+      this.#daemon.hypervisor.partitionStatus(id),
+      this.#isolatedPorts(),
+    ]);
+    return this.#view(this.configured(id), status, ports);
   }
 
   async views(): Promise<PartitionView[]> {
-    const statuses = await this.#daemon.hypervisor.status();
+    const [statuses, ports] = await Promise.all([this.#daemon.hypervisor.status(), this.#isolatedPorts()]);
     return this.#daemon.configuration.partitions.flatMap((partition) => {
       const status = statuses.find((s) => s.id === partition.id);
-      return status === undefined ? [] : [this.#view(partition, status)];
+      return status === undefined ? [] : [this.#view(partition, status, ports)];
     });
   }
 
-  #view(partition: PartitionConfiguration, status: PartitionStatus): PartitionView {
+  /** Names of isolated ports. The mux knows best: a run changes them beside the hypervisor. */
+  async #isolatedPorts(): Promise<ReadonlySet<string>> {
+    try {
+      const ports = await this.#daemon.mux.execute('ports', {}, { timeoutMs: PORTS_LIMIT_MS });
+      return new Set(ports.filter(({ state }) => state === 'isolated').map(({ name }) => name));
+    } catch {
+      return new Set();
+    }
+  }
+
+  #view(
+    partition: PartitionConfiguration,
+    status: PartitionStatus,
+    isolatedPorts: ReadonlySet<string>,
+  ): PartitionView {
     const { guest } = status;
     return {
       ...partition,
@@ -176,7 +196,7 @@ export class Partitions {
       state: status.state,
       ...(status.pid === undefined ? {} : { pid: status.pid }),
       addresses: status.addresses,
-      isolated: status.isolated,
+      isolated: isolatedPorts.has(servicePort(partition) ?? ''),
       applicationDisk: status.applicationDisk,
       ...(guest === undefined
         ? {}
