@@ -739,7 +739,8 @@ export class Forwarder {
       return target.device.transmit(buffer, offset, length);
     }
     this.#segmentTarget = target;
-    if (!this.#segmenter.segment(buffer, offset, length, this.#giveSegment)) {
+    const cuttable = gso === VNET_GSO.TCPV4 || gso === VNET_GSO.TCPV6;
+    if (!cuttable || !this.#segmenter.segment(buffer, offset, length, this.#giveSegment)) {
       target.drops[DROP['segmentation']]!++;
     }
     return true;
