@@ -235,6 +235,7 @@ export class Hypervisor implements HypervisorSurface {
       bootFile: this.paths.boot(id),
       scratchDirectory: this.paths.scratch(id),
       logFile: this.paths.log(id),
+      cacheDirectory: this.paths.cache,
       lifeline: this.#lifeline,
     };
   }

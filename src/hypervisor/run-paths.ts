@@ -16,6 +16,8 @@ export interface RunPaths {
   log(partition: string): string;
   /** Private to the partition; unpacked programs. */
   scratch(partition: string): string;
+  /** Compiled modules of guests, so that the next boot is faster. */
+  readonly cache: string;
   /** Directories that must exist before anything listens. */
   readonly directories: readonly string[];
 }
@@ -33,6 +35,7 @@ export function runPaths(directory: string): RunPaths {
     boot: (partition) => inside('agents', `${partition}.boot.json`),
     log: (partition) => inside('logs', `${partition}.log`),
     scratch: (partition) => inside('scratch', partition),
+    cache: inside('cache'),
     directories: [
       directory,
       inside('ports'),

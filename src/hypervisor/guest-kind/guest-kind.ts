@@ -17,6 +17,8 @@ export interface GuestSpec {
   readonly bootFile: string;
   readonly scratchDirectory: string;
   readonly logFile: string;
+  /** May be shared by partitions, is not by users. */
+  readonly cacheDirectory: string;
   readonly lifeline: boolean;
 }
 

@@ -22,8 +22,11 @@ export interface PartitionConfig {
   /** Letters, digits, `-` and `_`; at most 32. */
   readonly id: string;
   readonly kind: 'process';
-  /** [502]: `cpu` numbers a host CPU from 0; `sharePercent` 1 … 100 of it. */
-  readonly processor: { readonly cpu: number; readonly sharePercent: number };
+  /**
+   * [502]: `cpu` numbers a host CPU from 0; `sharePercent` 1 … 100 of it: what the partition gets when others want the
+   * CPU, too. `capped`: it never gets more, not even of an idle CPU.
+   */
+  readonly processor: { readonly cpu: number; readonly sharePercent: number; readonly capped?: boolean };
   readonly memoryMiB: number;
   /** At most one per role. */
   readonly disks: readonly DiskConfig[];

@@ -29,7 +29,8 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
       notes.push(`${what} of partition ${config.id} is not enforced: ${messageOf(error)}`);
     }
   };
-  const cpu = { quotaUs: Math.max(1000, config.processor.sharePercent * (PERIOD_US / 100)) };
+  const { sharePercent, capped = false } = config.processor;
+  const quotaUs = sharePercent * (PERIOD_US / 100);
   const memoryBytes = (config.memoryMiB + RUNTIME_MEMORY_MIB) * 1024 * 1024;
   if (existsSync(join(root, 'cgroup.controllers'))) {
     const group = join(root, 'changeover', config.id);
@@ -37,7 +38,8 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
       makeGroup(group, made);
       enable(root, ['cpu', 'memory', 'cpuset']);
       enable(join(root, 'changeover'), ['cpu', 'memory', 'cpuset']);
-      writeFileSync(join(group, 'cpu.max'), `${cpu.quotaUs} ${PERIOD_US}`);
+      writeFileSync(join(group, 'cpu.weight'), String(sharePercent));
+      writeFileSync(join(group, 'cpu.max'), `${capped ? quotaUs : 'max'} ${PERIOD_US}`);
     });
     attempt('the processor', () => writeFileSync(join(group, 'cpuset.cpus'), String(config.processor.cpu)));
     attempt('the memory limit', () => writeFileSync(join(group, 'memory.max'), String(memoryBytes)));
@@ -45,8 +47,10 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
   } else {
     attempt('the processor share', () => {
       const group = versionOne(root, 'cpu', config.id, made);
+      // 1024 is what a group has by default, and what all of a CPU is worth here.
+      writeFileSync(join(group, 'cpu.shares'), String(Math.max(2, Math.round(sharePercent * 10.24))));
       writeFileSync(join(group, 'cpu.cfs_period_us'), String(PERIOD_US));
-      writeFileSync(join(group, 'cpu.cfs_quota_us'), String(cpu.quotaUs));
+      writeFileSync(join(group, 'cpu.cfs_quota_us'), String(capped ? quotaUs : -1));
       writeFileSync(join(group, 'cgroup.procs'), String(pid));
     });
     attempt('the memory limit', () => {

@@ -66,6 +66,7 @@ export class ProcessKind implements GuestKind {
           PATH: process.env['PATH'] ?? '',
           TZ: process.env['TZ'] ?? '',
           LANG: process.env['LANG'] ?? 'C.UTF-8',
+          NODE_COMPILE_CACHE: spec.cacheDirectory,
         },
       });
       const exited = new Promise<GuestExit>((done) => {
