@@ -1,5 +1,5 @@
 /**
- * The journal of a run: what was about to be done, what was done, and with what facts. An entry is durable before the
+ * The journal of a run: what was about to be done, what was done, and with what facts. An entry is written before the
  * thing it announces is begun; after a crash the run is resumed or undone from the journal alone.
  */
 export const JOURNAL_KINDS = [
@@ -25,7 +25,7 @@ export interface JournalEntry {
 }
 
 export interface Journal {
-  /** Returns when the entry is durable. */
+  /** Survives kill -9 of this process when it returns; `run-begun` and `phase` entries survive a power loss as well. */
   append(entry: JournalEntry): void;
   /** In the order of appending. */
   read(runId: string): JournalEntry[];
