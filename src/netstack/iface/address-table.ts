@@ -35,7 +35,7 @@ export class AddressTable {
   readonly #entries = new Map<IpAddress, Entry>();
   #broadcasts: Ipv4Address[] = [];
   #gateway: IpAddress | undefined;
-  /** Memory of the last lookup; most packets of a batch are for one address. */
+  /** Memory of the last address found; most packets of a batch are for one. */
   #lastAddress: IpAddress | undefined;
   #lastCanonical: IpAddress | undefined;
   #version = 0;
@@ -119,8 +119,10 @@ export class AddressTable {
     if (canonical === undefined && typeof address === 'number' && address >>> 24 === 127) {
       canonical = IPV4_LOOPBACK;
     }
-    this.#lastAddress = address;
-    this.#lastCanonical = canonical;
+    if (canonical !== undefined) {
+      this.#lastAddress = address;
+      this.#lastCanonical = canonical;
+    }
     return canonical;
   }
 

@@ -1,10 +1,10 @@
 /**
  * ARP packets in and out (RFC 826). Requests for an address that is answered get a unicast reply; senders are remembered when
  * they ask for us, and updated whenever known. Announcements follow RFC 5227 section 2.3: a broadcast request with our address
- * as sender and target. A conflict (another sender with our address) is counted and not defended: around a changeover the
+ * as sender and target; probes (section 2.1.1) have no sender. A conflict (another sender with our address) is counted and not defended: around a changeover the
  * other one may be the rightful owner.
  */
-import type { Clock } from '../../common/index.ts';
+import type { Clock, Timer } from '../../common/index.ts';
 import type { PacketSendProgram } from '../send/index.ts';
 import type { DropReason, IpAddress, Ipv4Address, MacAddress } from '../wire/index.ts';
 import {
@@ -16,6 +16,7 @@ import {
   ETHERTYPE,
   emitArp,
   emitEthernet,
+  IPV4_ANY,
   MAC_BROADCAST,
   MAC_NONE,
   readIpv4,
@@ -36,8 +37,15 @@ export interface ArpContext {
   readonly send: PacketSendProgram;
 }
 
+interface Probe {
+  readonly result: Promise<MacAddress | undefined>;
+  end(holder: MacAddress | undefined): void;
+}
+
 export class ArpHandler {
   readonly #context: ArpContext;
+  /** Addresses being probed, and whom to tell that one is taken. */
+  readonly #probes = new Map<Ipv4Address, Probe>();
   /** Padded with zeros to the shortest frame. */
   readonly #scratch = new Uint8Array(PACKET);
 
@@ -51,6 +59,13 @@ export class ArpHandler {
     const senderMac = readMac(buffer, at + ARP.SENDER_MAC);
     const senderIp = readIpv4(buffer, at + ARP.SENDER_IP);
     const targetIp = readIpv4(buffer, at + ARP.TARGET_IP);
+    if (this.#probes.size > 0 && senderMac !== mac) {
+      const taken = this.#probes.get(senderIp === 0 ? targetIp : senderIp);
+      if (taken !== undefined) {
+        taken.end(senderMac);
+        return undefined;
+      }
+    }
     if (addresses.isAnswered(senderIp)) return senderMac === mac ? 'arp-not-for-us' : 'arp-conflict';
     const forUs = addresses.isAnswered(targetIp);
     // A probe (RFC 5227) has no sender address yet; addresses from elsewhere have no place in the cache.
@@ -69,6 +84,35 @@ export class ArpHandler {
     if (typeof source !== 'number') return;
     this.#emit(to ?? MAC_BROADCAST, ARP_OPERATION.REQUEST, source, MAC_NONE, address);
     this.#context.send.flush();
+  }
+
+  /**
+   * Asks `count` times whether somebody has `address`, or is about to take it; the holder's hardware address, or undefined
+   * when nobody answered until `intervalMs` after the last probe.
+   */
+  probe(address: Ipv4Address, count: number, intervalMs: number): Promise<MacAddress | undefined> {
+    const { clock, send } = this.#context;
+    const running = this.#probes.get(address);
+    if (running !== undefined) return running.result;
+    const { promise, resolve } = Promise.withResolvers<MacAddress | undefined>();
+    let timer: Timer | undefined;
+    const end = (holder: MacAddress | undefined) => {
+      timer?.cancel();
+      this.#probes.delete(address);
+      resolve(holder);
+    };
+    const ask = (left: number) => {
+      if (left === 0) {
+        end(undefined);
+        return;
+      }
+      this.#emit(MAC_BROADCAST, ARP_OPERATION.REQUEST, IPV4_ANY, MAC_NONE, address);
+      send.flush();
+      timer = clock.after(intervalMs, () => ask(left - 1));
+    };
+    this.#probes.set(address, { result: promise, end });
+    ask(count);
+    return promise;
   }
 
   announce(address: IpAddress, count: number, intervalMs: number): void {

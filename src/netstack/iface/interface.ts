@@ -194,6 +194,15 @@ export class Interface implements IpOutput, LinkReceiver {
     this.addresses.add(cidr);
   }
 
+  /**
+   * RFC 5227 section 2.1: whether somebody on the link has `address`, before it is added here. Resolves with the holder's
+   * hardware address as soon as it answers, or undefined after `count` probes `intervalMs` apart. A second call joins the first.
+   */
+  probe(address: IpAddress, count = 3, intervalMs = 1_000): Promise<MacAddress | undefined> {
+    if (typeof address !== 'number') return Promise.resolve(undefined);
+    return this.#arpHandler.probe(address, count, intervalMs);
+  }
+
   /** Ends an address in any state; what was bound to an own one cannot go on. */
   removeAddress(address: IpAddress): void {
     const state = this.addresses.remove(address);

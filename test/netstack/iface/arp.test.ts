@@ -140,6 +140,32 @@ suiteArp('RFC 5227 section 2.3: an announcement is a broadcast request with our 
   assert.equal(peer.take(), []);
 });
 
+suiteArp(
+  'RFC 5227 section 2.1: three probes without sender, then the address is free; an answer or another probe says it is taken',
+  async () => {
+    const peer = new RawPeer();
+    const wanted = ipAddress('10.77.0.50');
+    const probe = packet(arp(1, HOST_MAC, '0.0.0.0', NOBODY, '10.77.0.50'), {
+      to: BROADCAST,
+      from: HOST_MAC,
+      type: 0x0806,
+      padTo: 60,
+    });
+    const free = peer.stack.ip.probe(wanted);
+    peer.clock.advance(3_001);
+    assert.equal(peer.take(), [probe, probe, probe]);
+    assert.is(await free, undefined);
+    for (const sender of ['10.77.0.50', '0.0.0.0']) {
+      const taken = peer.stack.ip.probe(wanted);
+      peer.exchange(request(sender, '10.77.0.50'));
+      assert.is(await taken, 0x020000000002, sender);
+      peer.take();
+      peer.clock.advance(5_000);
+      assert.equal(peer.take(), [], 'no more probes');
+    }
+  },
+);
+
 suiteArp('around an alteration: prepared answers, left neither answers nor announces', () => {
   const peer = new RawPeer();
   const [from, to] = [ipAddress(HOST), ipAddress('10.77.0.12')];
