@@ -80,7 +80,7 @@ export class ProcessKind implements GuestKind {
       child.unref();
       (child.stdin as { unref?: () => void } | null)?.unref?.();
       const pid = child.pid!;
-      writeFileSync(pidFile(spec), `${pid}\n`, { mode: 0o600 });
+      writeFileSync(pidFile(spec), `${pid} ${startTimeOf(pid) ?? ''}\n`, { mode: 0o600 });
       const limits = this.#limits ? limitProcess(pid, config) : { notes: [], remove: () => {} };
       const notes = [...limits.notes];
       if (config.network.length > 1) {
@@ -102,11 +102,12 @@ export class ProcessKind implements GuestKind {
   }
 
   async adopt(spec: Omit<GuestSpec, 'addresses'>): Promise<RunningGuest | undefined> {
-    const pid = readPid(pidFile(spec));
-    if (pid === undefined || !isGuest(pid, spec.bootFile)) return undefined;
+    const recorded = readProcess(pidFile(spec));
+    if (recorded === undefined || !stillRuns(recorded)) return undefined;
+    const { pid } = recorded;
     const exited = new Promise<GuestExit>((done) => {
       const timer = setInterval(() => {
-        if (isGuest(pid, spec.bootFile)) return;
+        if (stillRuns(recorded)) return;
         clearInterval(timer);
         done({ code: null, signal: null });
       }, POLL_MS);
@@ -177,26 +178,37 @@ function pidFile(spec: { readonly agentSocket: string }): string {
   return `${spec.agentSocket}.pid`;
 }
 
-function readPid(path: string): number | undefined {
+interface RecordedProcess {
+  readonly pid: number;
+  /** A process id may be given to somebody else; with its start time it names one process. */
+  readonly startTime: string;
+}
+
+function readProcess(path: string): RecordedProcess | undefined {
   try {
-    const pid = Number(readFileSync(path, 'utf8'));
-    return Number.isInteger(pid) && pid > 1 ? pid : undefined;
+    const [pid, startTime] = readFileSync(path, 'utf8').trim().split(' ');
+    if (startTime === undefined || !(Number(pid) > 1)) return undefined;
+    return { pid: Number(pid), startTime };
   } catch {
     return undefined;
   }
 }
 
-/** A process id may have been given to somebody else: only a process that was booted with our file is the guest. */
-function isGuest(pid: number, bootFile: string): boolean {
+/** Clock ticks from boot to its start (proc(5), stat field 22); undefined when there is no such process, or a zombie. */
+function startTimeOf(pid: number): string | undefined {
   try {
-    const [state, commandLine] = [
-      readFileSync(`/proc/${pid}/stat`, 'utf8'),
-      readFileSync(`/proc/${pid}/cmdline`, 'utf8'),
-    ];
-    return !/\) Z /.test(state) && commandLine.split('\0').includes(bootFile);
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // The program's name stands in brackets and may hold anything; field 3 follows it.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields[0] === 'Z' ? undefined : fields[19];
   } catch {
-    return false;
+    return undefined;
   }
+}
+
+/** The command line does not tell: an application may set its title. */
+function stillRuns(recorded: RecordedProcess): boolean {
+  return startTimeOf(recorded.pid) === recorded.startTime;
 }
 
 function rotate(path: string): void {
