@@ -344,6 +344,39 @@ change(
   ),
 );
 
+change(
+  'IPv6, mutated at random with chains of extension headers: never throws, never writes outside its range',
+  within(() =>
+    seeded((random) => {
+      const notice = new ChangeNotice({ first: ipAddress('fd00::11'), second: ipAddress('fd00::12') });
+      const kinds = [0, 43, 44, 60, 51, 6, 17, 58, 59];
+      for (let i = 0; i < 20_000; i++) {
+        const body = Buffer.from(random.fill(new Uint8Array(random.below(160))));
+        for (let at = 0; at + 8 <= body.length; at += 8) {
+          body[at] = kinds[random.below(kinds.length)]!;
+          body[at + 1] = random.below(3);
+        }
+        const header = Buffer.concat([
+          hex('60000000'),
+          u16(random.below(200)),
+          Buffer.from([kinds[i % 9]!, 64]),
+        ]);
+        const addresses = Buffer.concat([hex(String(notice.second)), hex(String(notice.first))]);
+        const it = packet(Buffer.concat([header, addresses, body]), { type: 0x86dd });
+        if (random.below(2) === 0) it[0] = 1;
+        const held = Buffer.concat([it, Buffer.alloc(64, 0xee)]);
+        const length = random.below(2) === 0 ? it.length : random.below(it.length + 1);
+        const beyond = Buffer.from(held.subarray(length));
+        notice.announcesFirst(held, 0, length);
+        notice.rewriteOutbound(held, 0, length);
+        notice.rewriteInbound(held, 0, length);
+        assert.equal(held.subarray(length), beyond);
+      }
+      assert.ok(notice.counters.rewritten > 5_000 && notice.counters.undone > 5_000);
+    }),
+  ),
+);
+
 change('a notice needs two different addresses of one family', () => {
   const first = ipAddress(FIRST);
   const wrong = (second: string) => () => new ChangeNotice({ first, second: cidr(second).address });
