@@ -9,6 +9,7 @@ import {
   MemoryJournal,
   RUN_PHASES,
   RUN_TRANSITIONS,
+  stepsOf,
   undoSteps,
 } from '../../src/patch/index.ts';
 import { within } from '../support/index.ts';
@@ -25,6 +26,7 @@ function bench(): {
   const log: string[] = [];
   const engine: Engine = {
     runId: 'r',
+    part: '',
     journal,
     clock: new VirtualClock(),
     reports: [] as StepReport[],
@@ -35,7 +37,10 @@ function bench(): {
     name,
     figure: '',
     do: async () => {
-      assert.is(journal.read('r').at(-1)?.name, name, 'journalled before it acts');
+      assert.ok(
+        journal.read('r').some((e) => e.kind === 'step-begun' && e.name === name),
+        'journalled before it acts',
+      );
       log.push(`do ${name}`);
       if (fails) throw new Error(`${name} failed`);
       return { name };
@@ -74,6 +79,52 @@ run(
     assert.equal(log, ['do a', 'do b', 'undo b', 'undo a']);
     assert.is(engine.reports[1]?.state, 'failed');
     assert.is(engine.reports[0]?.state, 'undone');
+  }),
+);
+
+run(
+  'sequences of one stage run at the same time, and the stage ends when all of them have, in failure too',
+  within(async () => {
+    const { engine, log, step } = bench();
+    let release = () => {};
+    const gate = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const slow: Step = {
+      ...step('slow'),
+      do: async () => {
+        await gate;
+        log.push('do slow');
+        return undefined;
+      },
+    };
+    const releasing: Step = {
+      ...step('releasing'),
+      do: async () => {
+        release();
+        return undefined;
+      },
+    };
+    await doSteps(engine, [{ parallel: [[slow], [step('x'), releasing]] }, step('y')]);
+    assert.equal(log, ['do x', 'do slow', 'do y']);
+    const late: Step = {
+      ...step('late'),
+      do: async () => {
+        await Promise.resolve();
+        log.push('do late');
+        return undefined;
+      },
+    };
+    const stages = [{ parallel: [[step('bad', true)], [late]] }, step('never')];
+    let thrown: unknown;
+    await doSteps(engine, stages).catch((error) => {
+      thrown = error;
+    });
+    assert.match(String(thrown), 'bad failed');
+    assert.ok(log.includes('do late'));
+    await undoSteps(engine, stepsOf(stages));
+    assert.equal(log.slice(-2), ['undo late', 'undo bad']);
+    assert.not.ok(log.includes('do never') || log.includes('undo never'));
   }),
 );
 

@@ -26,12 +26,13 @@ import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
 import type { Engine, Step, StepReport } from './step.ts';
-import { doSteps, undoSteps } from './step.ts';
+import { doSteps, stepsOf, undoSteps } from './step.ts';
 
 /** Old flows get this long to end by themselves, ms. */
 const DRAIN_DEADLINE_MS = 60_000;
 /** A rollback waits no longer than this for them. */
 const ROLLBACK_DRAIN_MS = 5_000;
+const ROLLBACK = 'rollback/';
 const NO_PACKETS: PacketCounts = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0 };
 
 export class Run {
@@ -129,11 +130,11 @@ export class Run {
       reverse: this.#reverseName(),
     });
     await this.#startCapture();
-    const steps = this.record.strategy === 'overlap' ? overlapSteps(move) : holdSteps(move);
+    const stages = this.record.strategy === 'overlap' ? overlapSteps(move) : holdSteps(move);
     try {
-      await doSteps(this.#engine(), steps);
+      await doSteps(this.#engine(), stages);
     } catch (error) {
-      await this.#undo([...this.#prepareSteps, ...steps], error);
+      await this.#undo([...this.#prepareSteps, ...stepsOf(stages)], error);
       throw error;
     }
     this.#cut = this.#cutReport(move, this.record.strategy);
@@ -165,13 +166,13 @@ export class Run {
     const forecastMs = await this.#forecast().catch(() => 0);
     const back = returnSteps(move, waitForDrain);
     try {
-      await doSteps(this.#engine(), back);
+      await doSteps(this.#engine(ROLLBACK), back);
       await this.#startCapture('rollback');
-      const steps = holdSteps(move);
+      const stages = holdSteps(move);
       try {
-        await doSteps(this.#engine(), steps);
+        await doSteps(this.#engine(ROLLBACK), stages);
       } catch (error) {
-        await undoSteps(this.#engine(), steps);
+        await undoSteps(this.#engine(ROLLBACK), stepsOf(stages));
         throw error;
       }
     } catch (error) {
@@ -182,7 +183,7 @@ export class Run {
     this.#rollback = this.#cutReport(move, 'hold', forecastMs);
     this.#unmarkPatches();
     this.#startDrain(move, this.#rollback);
-    await doSteps(this.#engine(), [verifyStep(move, env.policy.probation.tries)]).catch((error) => {
+    await doSteps(this.#engine(ROLLBACK), [verifyStep(move, env.policy.probation.tries)]).catch((error) => {
       this.#preparation.notices.push(`after the rollback: ${sentenceOf(error)}`);
     });
     await this.#finishDrain(ROLLBACK_DRAIN_MS);
@@ -252,7 +253,7 @@ export class Run {
     const cutSteps = this.record.strategy === 'overlap' ? overlapSteps(move) : holdSteps(move);
     this.#phase = last === 'undoing' ? 'preparing' : last;
     await this.#undo(
-      [...this.#prepareSteps, ...cutSteps],
+      [...this.#prepareSteps, ...stepsOf(cutSteps)],
       new PatchError('cancelled', `the control process ended while the run was ${last}`),
     );
     return `run ${this.record.id} was ${last}: it has been undone`;
@@ -270,8 +271,9 @@ export class Run {
     });
   }
 
-  #engine(): Engine {
+  #engine(part = ''): Engine {
     return {
+      part,
       runId: this.record.id,
       journal: this.#env.journal,
       clock: this.#env.clock,

@@ -6,7 +6,7 @@
 import type { Clock } from '../../common/index.ts';
 import { messageOf, sentenceOf } from '../../common/index.ts';
 import { PatchError } from '../errors.ts';
-import type { Journal } from '../journal.ts';
+import type { Journal, JournalKind } from '../journal.ts';
 
 export type Facts = Readonly<Record<string, unknown>>;
 
@@ -33,6 +33,14 @@ export interface Step {
   undo?(): Promise<void>;
 }
 
+/** One step, or several sequences of steps that run at the same time and must all be done before the next stage. */
+export type Stage = Step | { readonly parallel: readonly (readonly Step[])[] };
+
+/** All steps of some stages, in an order whose reverse may be undone. */
+export function stepsOf(stages: readonly Stage[]): Step[] {
+  return stages.flatMap((stage) => ('parallel' in stage ? stage.parallel.flat() : [stage]));
+}
+
 export interface StepReport {
   readonly name: string;
   readonly figure: string;
@@ -47,6 +55,8 @@ export interface StepReport {
 export interface Engine {
   readonly runId: string;
   readonly journal: Journal;
+  /** Put before step names in the journal: the way back has steps of the same names. Empty for the way there. */
+  readonly part: string;
   readonly clock: Clock;
   readonly reports: StepReport[];
   readonly onChange: (step: StepReport) => void;
@@ -57,61 +67,68 @@ function wallMs(clock: Clock): number {
   return Number(clock.wallNs() / 1_000_000n);
 }
 
-/** Does all steps, or throws what the failing one threw; undoing is the caller's next call. */
-export async function doSteps(engine: Engine, steps: readonly Step[]): Promise<void> {
-  const { journal, clock, runId, reports, onChange } = engine;
-  for (const step of steps) {
-    const startMs = clock.nowMs();
-    const report: StepReport = {
-      name: step.name,
-      figure: step.figure,
-      state: 'running',
-      startedAtMs: wallMs(clock),
-      durationMs: 0,
-    };
-    const checkCancelled = () => {
-      if (engine.isCancelled())
-        throw new PatchError('cancelled', `run ${runId} was cancelled during ${step.name}`);
-    };
-    checkCancelled();
-    journal.append({ runId, kind: 'step-begun', name: step.name, atMs: report.startedAtMs });
-    reports.push(report);
-    onChange(report);
-    try {
-      const facts = await step.do({
-        progress: (progress) => {
-          report.progress = progress;
-          report.durationMs = clock.nowMs() - startMs;
-          onChange(report);
-        },
-        checkCancelled,
-      });
-      report.durationMs = clock.nowMs() - startMs;
-      report.state = 'done';
-      if (facts !== undefined) report.facts = facts;
-      journal.append({
-        runId,
-        kind: 'step-done',
-        name: step.name,
-        atMs: wallMs(clock),
-        ...(facts === undefined ? {} : { facts }),
-      });
-      onChange(report);
-    } catch (error) {
-      report.durationMs = clock.nowMs() - startMs;
-      report.state = 'failed';
-      report.reason = sentenceOf(error);
-      journal.append({
-        runId,
-        kind: 'step-failed',
-        name: step.name,
-        atMs: wallMs(clock),
-        facts: { reason: report.reason },
-      });
-      onChange(report);
-      throw error;
+/** Does all stages, or throws what the failing step threw once nothing runs any more; undoing is the caller's next call. */
+export async function doSteps(engine: Engine, stages: readonly Stage[]): Promise<void> {
+  for (const stage of stages) {
+    if (!('parallel' in stage)) {
+      await doStep(engine, stage);
+      continue;
     }
+    const ends = await Promise.allSettled(stage.parallel.map((steps) => doSteps(engine, steps)));
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
   }
+}
+
+async function doStep(engine: Engine, step: Step): Promise<void> {
+  const { clock, runId, onChange } = engine;
+  const startMs = clock.nowMs();
+  const report: StepReport = {
+    name: step.name,
+    figure: step.figure,
+    state: 'running',
+    startedAtMs: wallMs(clock),
+    durationMs: 0,
+  };
+  const checkCancelled = () => {
+    if (engine.isCancelled())
+      throw new PatchError('cancelled', `run ${runId} was cancelled during ${step.name}`);
+  };
+  const end = (state: 'done' | 'failed', facts: Facts | undefined) => {
+    report.durationMs = clock.nowMs() - startMs;
+    report.state = state;
+    write(engine, state === 'done' ? 'step-done' : 'step-failed', step, facts);
+    onChange(report);
+  };
+  checkCancelled();
+  write(engine, 'step-begun', step);
+  engine.reports.push(report);
+  onChange(report);
+  try {
+    const facts = await step.do({
+      progress: (progress) => {
+        report.progress = progress;
+        report.durationMs = clock.nowMs() - startMs;
+        onChange(report);
+      },
+      checkCancelled,
+    });
+    if (facts !== undefined) report.facts = facts;
+    end('done', facts);
+  } catch (error) {
+    report.reason = sentenceOf(error);
+    end('failed', { reason: report.reason });
+    throw error;
+  }
+}
+
+function write(engine: Engine, kind: JournalKind, step: Step, facts?: Facts): void {
+  engine.journal.append({
+    runId: engine.runId,
+    kind,
+    name: engine.part + step.name,
+    atMs: wallMs(engine.clock),
+    ...(facts === undefined ? {} : { facts }),
+  });
 }
 
 /**
@@ -119,20 +136,21 @@ export async function doSteps(engine: Engine, steps: readonly Step[]): Promise<v
  * is reported and does not keep the others from running.
  */
 export async function undoSteps(engine: Engine, steps: readonly Step[]): Promise<string[]> {
-  const { journal, clock, runId, reports, onChange } = engine;
+  const { journal, runId, reports, onChange } = engine;
   const entries = journal.read(runId);
   const complaints: string[] = [];
   for (const step of [...steps].reverse()) {
-    const begun = entries.findLastIndex((e) => e.kind === 'step-begun' && e.name === step.name);
-    const undone = entries.findLastIndex((e) => e.kind === 'undo-done' && e.name === step.name);
+    const name = engine.part + step.name;
+    const begun = entries.findLastIndex((e) => e.kind === 'step-begun' && e.name === name);
+    const undone = entries.findLastIndex((e) => e.kind === 'undo-done' && e.name === name);
     if (begun === -1 || undone > begun || step.undo === undefined) continue;
-    journal.append({ runId, kind: 'undo-begun', name: step.name, atMs: wallMs(clock) });
+    write(engine, 'undo-begun', step);
     try {
       await step.undo();
     } catch (error) {
       complaints.push(`${step.name} could not be undone: ${messageOf(error)}`);
     }
-    journal.append({ runId, kind: 'undo-done', name: step.name, atMs: wallMs(clock) });
+    write(engine, 'undo-done', step);
     const report = reports.findLast((r) => r.name === step.name);
     if (report !== undefined) {
       if (report.state !== 'failed') report.state = 'undone';

@@ -18,7 +18,7 @@
  * acknowledged writes: from there the way back is a rollback, which carries them.
  */
 import { PatchError } from '../errors.ts';
-import type { Step } from '../run/step.ts';
+import type { Stage, Step } from '../run/step.ts';
 import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
 import { nextBarrier } from './move.ts';
@@ -30,11 +30,45 @@ const START_TIMEOUT_MS = 8_000;
 const ANNOUNCEMENTS = 3;
 const ANNOUNCEMENT_INTERVAL_MS = 250;
 
-export function holdSteps(move: Move): Step[] {
+export function holdSteps(move: Move): Stage[] {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
   const address = move.address;
   let barrier = 0;
+
+  const takeConnections: Step = {
+    name: 'take-connections',
+    figure: '',
+    do: async () => {
+      const { connections } = await hypervisor
+        .control(from)
+        .exportConnections({ barrier, timeoutMs: 2_000, flows: move.idle });
+      move.connections = connections;
+      return { connections: connections.length };
+    },
+    undo: async () => {
+      if (move.connections.length === 0) return;
+      const back = move.connections;
+      move.connections = [];
+      await hypervisor.control(from).importConnections(back);
+    },
+  };
+
+  const putConnections: Step = {
+    name: 'put-connections',
+    figure: '',
+    do: async () => {
+      const { imported, refused } = await hypervisor.control(to).importConnections(move.connections);
+      if (refused.length > 0) {
+        throw new PatchError(
+          'standby-failed',
+          `${refused.length} connections could not be taken over: ${refused[0]?.reason}`,
+        );
+      }
+      move.handedOver += imported;
+      return { imported };
+    },
+  };
 
   return [
     {
@@ -91,41 +125,12 @@ export function holdSteps(move: Move): Step[] {
       },
     },
     {
-      name: 'take-connections',
-      figure: '',
-      do: async () => {
-        const { connections } = await hypervisor
-          .control(from)
-          .exportConnections({ barrier, timeoutMs: 2_000, flows: move.idle });
-        move.connections = connections;
-        return { connections: connections.length };
-      },
-      undo: async () => {
-        if (move.connections.length === 0) return;
-        const back = move.connections;
-        move.connections = [];
-        await hypervisor.control(from).importConnections(back);
-      },
+      parallel: [
+        [takeConnections],
+        [cutApplicationDisk(move), startReverseLog(move), startApplication(move, START_TIMEOUT_MS)],
+      ],
     },
-    cutApplicationDisk(move),
-    startReverseLog(move),
-    startApplication(move, START_TIMEOUT_MS),
-    checkThroughPrivatePath(move, address),
-    {
-      name: 'put-connections',
-      figure: '',
-      do: async () => {
-        const { imported, refused } = await hypervisor.control(to).importConnections(move.connections);
-        if (refused.length > 0) {
-          throw new PatchError(
-            'standby-failed',
-            `${refused.length} connections could not be taken over: ${refused[0]?.reason}`,
-          );
-        }
-        move.handedOver += imported;
-        return { imported };
-      },
-    },
+    { parallel: [[putConnections], [checkThroughPrivatePath(move, address)]] },
     {
       name: 'switch-network',
       figure: '1303',

@@ -17,7 +17,7 @@
  */
 import { PatchError } from '../errors.ts';
 import { bareAddress, QUIET_MS } from '../policy.ts';
-import type { Step } from '../run/step.ts';
+import type { Stage } from '../run/step.ts';
 import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
@@ -26,7 +26,7 @@ const START_TIMEOUT_MS = 10_000;
 const ANNOUNCEMENTS = 3;
 const ANNOUNCEMENT_INTERVAL_MS = 250;
 
-export function overlapSteps(move: Move): Step[] {
+export function overlapSteps(move: Move): Stage[] {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
   const first = move.address;
