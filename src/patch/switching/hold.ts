@@ -146,10 +146,12 @@ export function holdSteps(move: Move): Stage[] {
         return { steered };
       },
       undo: async () => {
-        if (!move.switched) return;
-        await mux.execute('switch', { address, from: move.port(to), to: move.port(from), moved: 'all' });
+        if (move.switched) {
+          await mux.execute('switch', { address, from: move.port(to), to: move.port(from), moved: 'all' });
+          move.switched = false;
+        }
+        // Before it is stopped: what it would say to its clients then must not get out.
         await mux.execute('port-state', { name: move.port(to), state: 'isolated' });
-        move.switched = false;
       },
     },
     {
