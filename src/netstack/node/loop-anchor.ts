@@ -6,10 +6,19 @@ const FAR_MS = 2 ** 30;
 
 export class LoopAnchor {
   #held = 0;
+  #over = false;
   #interval: NodeJS.Timeout | undefined;
+
+  /** From now on nothing is held any more. */
+  end(): void {
+    this.#over = true;
+    clearInterval(this.#interval);
+    this.#interval = undefined;
+  }
 
   hold(): void {
     this.#held++;
+    if (this.#over) return;
     this.#interval ??= setInterval(() => {}, FAR_MS);
   }
 

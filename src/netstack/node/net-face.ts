@@ -180,6 +180,13 @@ export class NetFace {
     return { imported, refused };
   }
 
+  /** The stack goes away: peers get a reset unless `silent`, and nothing keeps the process alive any more. */
+  close(silent = false): void {
+    this.stack.tcp.close(!silent);
+    this.stack.ip.flush();
+    this.anchor.end();
+  }
+
   /** What net.Server does with a handle that the kernel has accepted. */
   #accept(server: Server, connection: TcpConnection, imported: boolean): void {
     const self = inside(server);

@@ -41,6 +41,8 @@ interface ServerInside {
 }
 
 const NO_BYTES = Buffer.alloc(0);
+/** A write takes at least so much, room or not, so that it makes progress. */
+const LEAST_WRITE = 4096;
 const attachmentOf = Symbol('attachment');
 
 function inside(socket: Socket): SocketInside {
@@ -76,6 +78,10 @@ class Attachment implements TcpHandler {
   aside: Buffer = NO_BYTES;
   #wanted = false;
   #endPushed = false;
+  /** The write under way: parts from #partIndex, #partOffset on are not in the send buffer yet. */
+  #parts: readonly Uint8Array[] = [];
+  #partIndex = 0;
+  #partOffset = 0;
   #writeDone: Done | undefined;
   /** Told before bytes are given to the stream. */
   beforeDelivery: ((bytes: number) => void) | undefined;
@@ -132,30 +138,54 @@ class Attachment implements TcpHandler {
   }
 
   writable(): void {
-    const done = this.#writeDone;
-    this.#writeDone = undefined;
-    done?.();
+    this.#push();
   }
 
+  /** `done` is called when the last byte has found room in the send buffer. */
   write(parts: readonly Uint8Array[], done: Done): void {
-    let room = true;
+    this.#parts = parts;
+    this.#partIndex = 0;
+    this.#partOffset = 0;
+    this.#writeDone = done;
+    this.#push();
+  }
+
+  #push(): void {
+    const { connection } = this;
     try {
-      for (const part of parts) if (part.length > 0) room = this.connection.write(part);
+      while (this.#partIndex < this.#parts.length) {
+        const part = this.#parts[this.#partIndex]!;
+        const left = part.length - this.#partOffset;
+        const take = Math.min(left, Math.max(connection.writeRoom, Math.min(left, LEAST_WRITE)));
+        const more =
+          take > 0 ? connection.write(part.subarray(this.#partOffset, this.#partOffset + take)) : true;
+        this.#partOffset += take;
+        if (this.#partOffset === part.length) {
+          this.#partIndex++;
+          this.#partOffset = 0;
+        }
+        if (!more) return;
+      }
     } catch {
-      done(errnoException('EPIPE', 'write'));
+      this.#endWrite(errnoException('EPIPE', 'write'));
       return;
     }
-    if (room) done();
-    else this.#writeDone = done;
+    this.#endWrite();
+  }
+
+  #endWrite(error?: Error): void {
+    const done = this.#writeDone;
+    this.#writeDone = undefined;
+    this.#parts = [];
+    done?.(error);
   }
 
   closed(error: TcpError | undefined): void {
     const socket = this.#socket;
-    const done = this.#writeDone;
-    this.#writeDone = undefined;
+    const writing = this.#writeDone !== undefined;
     if (error === undefined) {
       this.pull();
-      done?.();
+      this.#endWrite();
       return;
     }
     if (socket.destroyed) return;
@@ -163,8 +193,8 @@ class Attachment implements TcpHandler {
     const exception =
       socket.connecting && target !== undefined
         ? connectException(error.code, target.address, target.port)
-        : errnoException(error.code, done === undefined ? 'read' : 'write');
-    if (done !== undefined) done(exception);
+        : errnoException(error.code, writing ? 'write' : 'read');
+    this.#endWrite(exception);
     socket.destroy(exception);
   }
 }

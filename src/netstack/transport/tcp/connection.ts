@@ -144,6 +144,11 @@ export class TcpConnection {
     return tcb.remoteFin && tcb.receiveQueue.length === 0 && !tcb.frozen;
   }
 
+  /** Bytes that `write` takes before it says to wait. */
+  get writeRoom(): number {
+    return this.#tcb.sendBuffer.room;
+  }
+
   /** Half-close: FIN behind what was written. The other direction goes on. */
   shutdown(): void {
     const tcb = this.#tcb;
