@@ -1,6 +1,7 @@
 import { Readable, Writable } from 'node:stream';
 import { FileError } from './errors.ts';
-import type { Access, FileSystem } from './file-system.ts';
+import type { FileSystem } from './file-system.ts';
+import type { Access } from './flags.ts';
 import type { Stats } from './stats.ts';
 
 let nextFd = 1_000_000;

@@ -5,3 +5,4 @@ export * from './image.ts';
 export { loadLibrary } from './library.ts';
 export * from './stats.ts';
 export * from './superblock.ts';
+export { MAX_FILE_SIZE, type MountOptions } from './volume.ts';

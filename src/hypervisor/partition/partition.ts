@@ -12,7 +12,7 @@ import type { PartitionConfig } from './config.ts';
 import { Lifecycle } from './lifecycle.ts';
 import type { PartitionStatus, StartOptions } from './status.ts';
 
-/** Codes: `start-failed`, `not-running`. */
+/** Codes: `start-failed`, `not-running`, `ended`. */
 export class PartitionError extends CodedError {}
 
 const DEFAULT_START_MS = 10_000;
@@ -58,7 +58,7 @@ export class Partition {
       let ended = false;
       const exited = guest.exited.then((exit): never => {
         ended = true;
-        throw new Error(`it ended ${exitText(exit)}`);
+        throw new PartitionError('ended', `it ended ${exitText(exit)}`);
       });
       exited.catch(() => {});
       // A guest that has ended will not listen any more: the longer wait is given up with it.

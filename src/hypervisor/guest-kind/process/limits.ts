@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileS
 import { join } from 'node:path';
 import { messageOf } from '../../../common/index.ts';
 import type { PartitionConfig } from '../../partition/index.ts';
+import { GuestKindError } from '../guest-kind.ts';
 
 const ROOT = '/sys/fs/cgroup';
 const PERIOD_US = 100_000;
@@ -88,7 +89,9 @@ export function limitsOf(id: string, root: string = ROOT): Limits {
 
 function versionOne(root: string, controller: string, id: string, made: string[]): string {
   const base = join(root, controller);
-  if (!existsSync(base)) throw new Error(`the kernel offers no ${controller} control group at ${base}`);
+  if (!existsSync(base)) {
+    throw new GuestKindError('no-cgroup', `the kernel offers no ${controller} control group at ${base}`);
+  }
   const group = join(base, 'changeover', id);
   makeGroup(group, made);
   return group;
