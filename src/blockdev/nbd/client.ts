@@ -25,8 +25,9 @@ import { DeviceError } from '../device.ts';
 import type { ExportInfo } from './client-handshake.ts';
 import { NbdClientError } from './client-handshake.ts';
 import { ClientLink } from './client-link.ts';
+import { ClientQueue } from './client-queue.ts';
 import type { ClientRequest, StatusDescriptor } from './client-request.ts';
-import { isModifying, overlap, transferOf } from './client-request.ts';
+import { isModifying } from './client-request.ts';
 import { deviceErrnoOf } from './errno.ts';
 import * as nbd from './protocol.ts';
 
@@ -67,15 +68,7 @@ export class NbdClient implements Device {
   #link: ClientLink | undefined;
   #state: NbdClientState = 'connected';
   #failure: DeviceError | undefined;
-  /** Sent and not acknowledged, in the order of sending. */
-  readonly #sent = new Set<ClientRequest>();
-  #sentBytes = 0;
-  /** Ready to be sent, in order; `#queueAt` is the first that is still there. */
-  #queue: ClientRequest[] = [];
-  #queueAt = 0;
-  /** Modifications that are not acknowledged, sent or not. */
-  readonly #modifying = new Set<ClientRequest>();
-  #waiting = 0;
+  readonly #queue: ClientQueue;
   #reconnects = 0;
   #protocolFailures = 0;
   #pause: { timer: NodeJS.Timeout; wake: () => void } | undefined;
@@ -92,6 +85,7 @@ export class NbdClient implements Device {
     };
     this.#log = options.log ?? silentLog;
     this.#onStateChange = options.onStateChange ?? (() => {});
+    this.#queue = new ClientQueue(this.#options.maxInFlightRequests, this.#options.maxInFlightBytes);
     this.#info = info;
     this.size = info.size;
     this.capabilities = capabilitiesOf(info);
@@ -149,7 +143,7 @@ export class NbdClient implements Device {
 
   /** Requests submitted and not acknowledged. */
   get pending(): number {
-    return this.#sent.size + this.#queue.length - this.#queueAt + this.#waiting;
+    return this.#queue.size;
   }
 
   async readAt(target: Uint8Array, offset: bigint): Promise<void> {
@@ -252,7 +246,7 @@ export class NbdClient implements Device {
       });
     }
     this.#pause?.wake();
-    this.#rejectAll(this.#failure);
+    this.#queue.rejectAll(this.#failure);
     await this.#link?.disconnect(CLOSE_LIMIT_MS);
     this.#link = undefined;
   }
@@ -374,19 +368,8 @@ export class NbdClient implements Device {
         resolve,
         reject,
       };
-      if (isModifying(type)) {
-        for (const earlier of this.#modifying) {
-          if (!overlap(earlier, request)) continue;
-          earlier.followers.push(request);
-          request.waitsFor++;
-        }
-        this.#modifying.add(request);
-      }
-      if (request.waitsFor > 0) this.#waiting++;
-      else {
-        this.#queue.push(request);
-        this.#pump();
-      }
+      this.#queue.submit(request);
+      this.#pump();
     });
   }
 
@@ -394,34 +377,14 @@ export class NbdClient implements Device {
   #pump(): void {
     const link = this.#link;
     if (link === undefined) return;
-    while (this.#queueAt < this.#queue.length && this.#sent.size < this.#options.maxInFlightRequests) {
-      const request = this.#queue[this.#queueAt]!;
-      const bytes = transferOf(request);
-      if (this.#sent.size > 0 && this.#sentBytes + bytes > this.#options.maxInFlightBytes) break;
-      this.#queueAt++;
-      this.#sent.add(request);
-      this.#sentBytes += bytes;
+    for (let request = this.#queue.next(); request !== undefined; request = this.#queue.next()) {
       link.send(request);
-    }
-    if (this.#queueAt === this.#queue.length) {
-      this.#queue = [];
-      this.#queueAt = 0;
-    } else if (this.#queueAt > 1024) {
-      this.#queue = this.#queue.slice(this.#queueAt);
-      this.#queueAt = 0;
     }
   }
 
   #answered(request: ClientRequest): void {
     this.#protocolFailures = 0;
-    this.#sent.delete(request);
-    this.#sentBytes -= transferOf(request);
-    this.#modifying.delete(request);
-    for (const follower of request.followers) {
-      if (--follower.waitsFor > 0) continue;
-      this.#waiting--;
-      this.#queue.push(follower);
-    }
+    this.#queue.acknowledged(request);
     if (request.error === 0) request.resolve();
     else request.reject(this.#errorOf(request));
     this.#pump();
@@ -441,7 +404,7 @@ export class NbdClient implements Device {
     this.#link = undefined;
     if (reason.code === 'EPROTO') this.#protocolFailures++;
     if (this.#state === 'closed') {
-      this.#rejectAll(this.#failure!);
+      this.#queue.rejectAll(this.#failure!);
       this.#idle?.();
       return;
     }
@@ -506,9 +469,9 @@ export class NbdClient implements Device {
     current = link;
     this.#link = link;
     this.#reconnects++;
-    this.#log.info('NBD connection renewed', { export: this.exportName, resent: this.#sent.size });
+    this.#log.info('NBD connection renewed', { export: this.exportName, resent: this.#queue.sent.size });
     this.#setState('connected');
-    for (const request of this.#sent) link.send(request);
+    for (const request of this.#queue.sent) link.send(request);
     this.#pump();
   }
 
@@ -528,18 +491,7 @@ export class NbdClient implements Device {
     this.#failure = new DeviceError('EIO', `${this.#name()} is lost: ${messageOf(reason)}`, reason);
     this.#log.error('NBD device failed', { export: this.exportName, reason: messageOf(reason) });
     this.#setState('failed', messageOf(reason));
-    this.#rejectAll(this.#failure);
-  }
-
-  #rejectAll(error: DeviceError): void {
-    const all = new Set([...this.#sent, ...this.#queue.slice(this.#queueAt), ...this.#modifying]);
-    this.#sent.clear();
-    this.#sentBytes = 0;
-    this.#queue = [];
-    this.#queueAt = 0;
-    this.#modifying.clear();
-    this.#waiting = 0;
-    for (const request of all) request.reject(error);
+    this.#queue.rejectAll(this.#failure);
   }
 
   #setState(state: NbdClientState, reason?: string): void {
