@@ -1,4 +1,4 @@
-/** Answers to NBD_CMD_BLOCK_STATUS: runs of status flags of one metadata context. */
+/** What stands in a range: runs of status flags for NBD_CMD_BLOCK_STATUS, runs of zeroes for NBD_CMD_READ. */
 import type { Device } from '../device.ts';
 import { BASE_ALLOCATION, NBD_STATE_HOLE, NBD_STATE_ZERO, WRITTEN_SINCE_WRITTEN } from './protocol.ts';
 
@@ -65,6 +65,37 @@ export async function contextRuns(
       if (last !== undefined && last.flags === flags) last.length += Number(end - at);
       else if (last === undefined || !one) runs.push({ length: Number(end - at), flags });
       return runs;
+    }
+  }
+  return runs;
+}
+
+export interface ZeroRun {
+  readonly zero: boolean;
+  length: number;
+}
+
+/** [offset, offset + length) as runs that read as zero for certain, and others; adjacent runs differ. */
+export async function zeroRuns(device: Device, offset: bigint, length: number): Promise<ZeroRun[]> {
+  const runs: ZeroRun[] = [];
+  const add = (zero: boolean, bytes: bigint) => {
+    const last = runs.at(-1);
+    if (last !== undefined && last.zero === zero) last.length += Number(bytes);
+    else runs.push({ zero, length: Number(bytes) });
+  };
+  const end = offset + BigInt(length);
+  for (let at = offset; at < end; ) {
+    const before = at;
+    for (const extent of await device.extents(at, end - at)) {
+      const until = extent.offset + extent.length < end ? extent.offset + extent.length : end;
+      if (extent.offset > at || until <= at) continue;
+      add(extent.zero, until - at);
+      at = until;
+    }
+    // What a device does not tell about is read.
+    if (at === before) {
+      add(false, end - at);
+      at = end;
     }
   }
   return runs;

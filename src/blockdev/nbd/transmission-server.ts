@@ -7,7 +7,7 @@
  * A payload buffer belongs to its request until the device has taken it, a reply buffer to the writer from `append` on.
  */
 import { messageOf } from '../../common/index.ts';
-import type { Device, Extent } from '../device.ts';
+import type { Device } from '../device.ts';
 import { DeviceError } from '../device.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import { nbdErrorOf } from './errno.ts';
@@ -17,7 +17,7 @@ import { emitChunkHeader, emitSimpleReply, SLAB_REPLY_LIMIT } from './reply-writ
 import type { RequestSink } from './request-parser.ts';
 import type { MetaContext } from './server-export.ts';
 import type { Negotiated } from './server-handshake.ts';
-import { contextRuns } from './server-status.ts';
+import { contextRuns, zeroRuns } from './server-status.ts';
 
 export interface TransmissionLimits {
   /** Requests of one connection that the device works on. */
@@ -401,7 +401,7 @@ export class TransmissionServer implements RequestSink {
   async #readWithHoles(cookie: bigint, offset: bigint, length: number): Promise<void> {
     let buffer: Buffer | undefined;
     try {
-      const runs = await this.#zeroRuns(offset, length);
+      const runs = await zeroRuns(this.#device, offset, length);
       const dataBytes = runs.reduce((sum, run) => sum + (run.zero ? 0 : run.length), 0);
       const headers = runs.length * (nbd.CHUNK_HEADER_SIZE + 12);
       buffer = this.#pool.acquire(dataBytes + headers);
@@ -436,27 +436,6 @@ export class TransmissionServer implements RequestSink {
       // A buffer that reads may still fill is left to the garbage collector.
       this.#deviceFailed(cookie, thrown);
     }
-  }
-
-  async #zeroRuns(offset: bigint, length: number): Promise<{ zero: boolean; length: number }[]> {
-    const runs: { zero: boolean; length: number }[] = [];
-    const end = offset + BigInt(length);
-    for (let at = offset; at < end; ) {
-      const extents = await this.#device.extents(at, end - at);
-      const before = at;
-      for (const extent of extents) {
-        const until = extent.offset + extent.length < end ? extent.offset + extent.length : end;
-        if (extent.offset > at || until <= at) continue;
-        push(runs, extent, Number(until - at));
-        at = until;
-      }
-      // A device that tells nothing new is read.
-      if (at === before) {
-        push(runs, { zero: false }, Number(end - at));
-        at = end;
-      }
-    }
-    return runs;
   }
 
   async #cache(offset: bigint, length: bigint): Promise<void> {
@@ -500,10 +479,4 @@ function called(work: () => Promise<void>): Promise<void> {
   } catch (thrown) {
     return Promise.reject(thrown);
   }
-}
-
-function push(runs: { zero: boolean; length: number }[], extent: Pick<Extent, 'zero'>, length: number): void {
-  const last = runs.at(-1);
-  if (last !== undefined && last.zero === extent.zero) last.length += length;
-  else runs.push({ zero: extent.zero, length });
 }
