@@ -106,7 +106,9 @@ export class LogAside implements Aside {
   }
 
   flush(): Promise<void> {
-    return this.#log.flush();
+    const work = this.#chain.then(() => this.#log.flush());
+    this.#chain = work.catch(() => {});
+    return work;
   }
 
   async close(): Promise<void> {

@@ -227,18 +227,14 @@ export class WriteLog implements WriteSink {
 
   /** Where the next record will stand, once everything handed in is in the file. */
   async position(): Promise<LogPosition> {
-    await this.settled();
+    // No await may stand between the last look at the batch and the answer: a record could begin in between.
+    while (this.#batch !== undefined) await (this.#nextBatch ?? this.#batch);
     const segment = this.#segments.at(-1);
     return {
       segment: segment?.number ?? 0,
       offset: segment?.tail ?? 0,
       sequence: this.#nextSequence,
     };
-  }
-
-  /** Ends when everything handed in so far is in the file (not: durable). */
-  async settled(): Promise<void> {
-    while (this.#batch !== undefined) await (this.#nextBatch ?? this.#batch);
   }
 
   /** Writes a flush mark and makes everything before it durable. */
@@ -279,7 +275,7 @@ export class WriteLog implements WriteSink {
   /** Ends the log; what was handed in is durable, unless it spilled. */
   async close(): Promise<void> {
     if (this.#closed) return;
-    await this.settled();
+    while (this.#batch !== undefined) await (this.#nextBatch ?? this.#batch);
     this.#closed = true;
     try {
       await this.#syncs.idle();
