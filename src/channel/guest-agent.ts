@@ -62,6 +62,12 @@ export interface GuestStatus {
 /** State of one TCP connection between two requests, as JSON. The fields belong to the stack that wrote it. */
 export type ConnectionState = { readonly flow: FlowName } & Readonly<Record<string, unknown>>;
 
+/** A neighbour on the segment, as its partition knew it: the other one need not ask (ARP) before it can send. */
+export interface Neighbor {
+  readonly address: string;
+  readonly mac: string;
+}
+
 export interface GuestCommands extends CommandMap {
   'guest-ping': { arguments: object; result: object };
   'guest-sync': { arguments: { id: number }; result: number };
@@ -141,11 +147,11 @@ export interface GuestCommands extends CommandMap {
    */
   'changeover-connections-export': {
     arguments: { barrier?: number; timeoutMs?: number; flows?: FlowName[] };
-    result: { connections: ConnectionState[] };
+    result: { connections: ConnectionState[]; neighbors: Neighbor[] };
   };
   /** Puts connections of the same service address into the stack and hands them to the application as accepted. */
   'changeover-connections-import': {
-    arguments: { connections: ConnectionState[] };
+    arguments: { connections: ConnectionState[]; neighbors?: Neighbor[] };
     result: { imported: number; refused: { flow: FlowName; reason: string }[] };
   };
   'changeover-connections': {

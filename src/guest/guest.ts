@@ -15,6 +15,7 @@
 import { type FileSystem, loadLibrary, mountExt4, NbdClient } from '../blockdev/index.ts';
 import type {
   ConnectionState,
+  FlowName,
   GuestPatchResult,
   GuestPhase,
   GuestStatus,
@@ -210,8 +211,12 @@ export class Guest {
     if (this.#phase === 'frozen') this.#enter('serving');
   }
 
-  exportConnections(barrier?: number, timeoutMs?: number): Promise<ConnectionState[]> {
-    return this.#requireNetwork().export(barrier, timeoutMs);
+  exportConnections(
+    barrier?: number,
+    timeoutMs?: number,
+    only?: readonly FlowName[],
+  ): Promise<ConnectionState[]> {
+    return this.#requireNetwork().export(barrier, timeoutMs, only);
   }
 
   scriptOptions(): StartUpOptions {

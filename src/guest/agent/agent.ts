@@ -64,10 +64,14 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       guest.resume();
       return {};
     },
-    'changeover-connections-export': async ({ barrier, timeoutMs }) => ({
-      connections: await guest.exportConnections(barrier, timeoutMs),
+    'changeover-connections-export': async ({ barrier, timeoutMs, flows }) => ({
+      connections: await guest.exportConnections(barrier, timeoutMs, flows),
+      neighbors: guest.network.neighbors(),
     }),
-    'changeover-connections-import': ({ connections }) => guest.network.import(connections),
+    'changeover-connections-import': ({ connections, neighbors }) => {
+      guest.network.learn(neighbors ?? []);
+      return guest.network.import(connections);
+    },
     'changeover-connections': () => ({ connections: guest.network.connectionList() }),
   };
   const server = new ChannelServer<GuestCommands, GuestEvents>(handlers);

@@ -2,7 +2,7 @@
  * The partition's network device and stack, and the application's sockets on it. The guest OS's own sockets (agent, port,
  * NBD) are unix sockets, which the override leaves alone.
  */
-import type { ConnectionState, FlowName, GuestCommands } from '../../channel/index.ts';
+import type { ConnectionState, FlowName, GuestCommands, Neighbor } from '../../channel/index.ts';
 import { systemClock, systemRandom } from '../../common/index.ts';
 import type { BootDescription } from '../../hypervisor/index.ts';
 import type { Cidr, NetOverride } from '../../netstack/index.ts';
@@ -14,6 +14,8 @@ import {
   installNetOverride,
   ipAddress,
   macAddress,
+  parseIpAddress,
+  parseMac,
   RequestTracker,
   Stack,
   StreamLink,
@@ -146,13 +148,34 @@ export class Network {
     this.#tracker.resume();
   }
 
-  async export(barrier: number | undefined, timeoutMs = BARRIER_MS): Promise<ConnectionState[]> {
+  async export(
+    barrier: number | undefined,
+    timeoutMs = BARRIER_MS,
+    only?: readonly FlowName[],
+  ): Promise<ConnectionState[]> {
     if (barrier !== undefined) await this.#barriers.wait(barrier, timeoutMs);
-    const { connections, kept } = this.#tracker.exportFrozen();
+    const { connections, kept } = this.#tracker.exportFrozen(only);
     for (const { flow, reason } of kept) {
       this.#log(`the connection of ${flow.remoteAddress}:${flow.remotePort} stays: ${reason}`);
     }
     return connections as unknown as ConnectionState[];
+  }
+
+  /** Neighbours whose hardware address is known. */
+  neighbors(): Neighbor[] {
+    return this.#stack.ip.arp
+      .entries()
+      .filter(({ state }) => state !== 'incomplete')
+      .map(({ address, mac }) => ({ address: formatIpAddress(address), mac: formatMac(mac) }));
+  }
+
+  /** What another partition knew of the same segment: connections go on without asking first. */
+  learn(neighbors: readonly Neighbor[]): void {
+    for (const { address, mac } of neighbors) {
+      const ip = parseIpAddress(address);
+      const hardware = parseMac(mac);
+      if (typeof ip === 'number' && hardware !== undefined) this.#stack.ip.arp.learn(ip, hardware, true);
+    }
   }
 
   import(states: readonly ConnectionState[]): {

@@ -10,6 +10,7 @@ import type {
   GuestPatchResult,
   GuestPhase,
   GuestStatus,
+  Neighbor,
 } from '../../channel/index.ts';
 import { ChannelClient } from '../../channel/index.ts';
 import { CodedError } from '../../common/index.ts';
@@ -157,7 +158,7 @@ export class ControlProgram {
 
   exportConnections(
     options: { barrier?: number; timeoutMs?: number; flows?: FlowName[] } = {},
-  ): Promise<{ connections: ConnectionState[] }> {
+  ): Promise<{ connections: ConnectionState[]; neighbors: Neighbor[] }> {
     return this.execute(
       'changeover-connections-export',
       options,
@@ -167,8 +168,9 @@ export class ControlProgram {
 
   importConnections(
     connections: ConnectionState[],
+    neighbors: Neighbor[] = [],
   ): Promise<{ imported: number; refused: { flow: FlowName; reason: string }[] }> {
-    return this.execute('changeover-connections-import', { connections });
+    return this.execute('changeover-connections-import', { connections, neighbors });
   }
 
   connections(): Promise<Result<'changeover-connections'>> {

@@ -69,10 +69,10 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
     const noPort = given['port'] === undefined || given['port'] === null;
     const foreign =
       this.listening ||
-      given['handle'] !== undefined ||
-      given['_handle'] !== undefined ||
-      given['fd'] !== undefined ||
-      (noPort && given['path'] !== undefined) ||
+      isGiven(given['handle']) ||
+      isGiven(given['_handle']) ||
+      isGiven(given['fd']) ||
+      (noPort && isGiven(given['path'])) ||
       typeof (given as { getAsyncId?: unknown }).getAsyncId === 'function';
     const port = noPort
       ? args.length === 0 || typeof args[0] === 'function' || 'port' in given || args[0] === null
@@ -104,8 +104,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
     const [given, callback] = Array.isArray(first) ? first : normalize(args);
     const port = portOf(given['port']);
     const hasHandle = (this as unknown as { _handle: unknown })._handle !== null;
-    if (given['path'] !== undefined || port === undefined || hasHandle)
-      return originalConnect.apply(this, args);
+    if (isGiven(given['path']) || port === undefined || hasHandle) return originalConnect.apply(this, args);
     const host = typeof given['host'] === 'string' && given['host'] !== '' ? given['host'] : 'localhost';
     const toLoopback = isLoopbackHost(host);
     if (toLoopback && loopback === 'node') return originalConnect.apply(this, args);
@@ -147,7 +146,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
     const host = textOf(given['host']) ?? 'localhost';
     const port = portOf(given['port']);
     const ours = loopback === 'stack' || !isLoopbackHost(host);
-    if (given['socket'] !== undefined || given['path'] !== undefined || port === undefined || !ours) {
+    if (isGiven(given['socket']) || isGiven(given['path']) || port === undefined || !ours) {
       return originalTlsConnect(...args);
     }
     if (isIP(host) !== 0 && !isLoopbackHost(host) && !routed(host)) return originalTlsConnect(...args);
@@ -179,6 +178,11 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
 function ownAddress(stack: Stack, fallback: string): string {
   const own = stack.ip.addresses.own[0];
   return own === undefined ? fallback : formatIpAddress(own.address);
+}
+
+/** Node's own callers pass null for "not given", too. */
+function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== null;
 }
 
 function textOf(value: unknown): string | undefined {

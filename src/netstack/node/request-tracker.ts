@@ -290,15 +290,19 @@ export class RequestTracker {
   }
 
   /**
-   * Takes the frozen connections out of the stack. Those that cannot go (the peer or the program is closing them) stay, and
+   * Takes the frozen connections (with `only`: those of them that it names) out of the stack. Those that cannot go (the peer or the program is closing them) stay, and
    * are read again, so that they can end.
    */
-  exportFrozen(): { connections: TcpConnectionState[]; kept: { flow: Flow; reason: string }[] } {
+  exportFrozen(only?: readonly FlowKey[]): {
+    connections: TcpConnectionState[];
+    kept: { flow: Flow; reason: string }[];
+  } {
     const connections: TcpConnectionState[] = [];
     const kept: { flow: Flow; reason: string }[] = [];
     for (const track of this.#open()) {
       if (!track.socket.frozen) continue;
       const { flow } = track;
+      if (only !== undefined && !only.some((o) => sameFlow(o, flow))) continue;
       try {
         connections.push(track.socket.exportState());
         this.#tracks.delete(track);
@@ -365,4 +369,16 @@ export class RequestTracker {
       response.once('close', () => track.responseEnded());
     });
   }
+}
+
+/** What names a flow of this stack. */
+type FlowKey = Pick<Flow, 'localAddress' | 'localPort' | 'remoteAddress' | 'remotePort'>;
+
+function sameFlow(a: FlowKey, b: FlowKey): boolean {
+  return (
+    a.remotePort === b.remotePort &&
+    a.localPort === b.localPort &&
+    a.remoteAddress === b.remoteAddress &&
+    a.localAddress === b.localAddress
+  );
 }

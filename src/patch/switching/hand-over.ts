@@ -37,9 +37,13 @@ export async function handOverIdle(move: Move): Promise<number> {
     limits: { timeoutMs: HOLD_LIMIT_MS },
   });
   try {
-    const { connections } = await old.exportConnections({ barrier, timeoutMs: HOLD_LIMIT_MS, flows: idle });
+    const { connections, neighbors } = await old.exportConnections({
+      barrier,
+      timeoutMs: HOLD_LIMIT_MS,
+      flows: idle,
+    });
     const renamed = connections.map((connection) => underAddress(connection, address));
-    const { imported, refused } = await hypervisor.control(to).importConnections(renamed);
+    const { imported, refused } = await hypervisor.control(to).importConnections(renamed, neighbors);
     const failed = new Set(refused.map((r) => `${r.flow.remoteAddress} ${r.flow.remotePort}`));
     await mux.execute('flows-moved', {
       address,

@@ -9,8 +9,8 @@
  *   start-reverse-log
  *   start-application        1304   the new active mounts the disk and starts the application
  *   check-standby-service    1304   healthy over the private path
- *   put-connections                 the connections go on in the new stack
  *   switch-network           1303   one operation of the mux: path, steering of draining flows
+ *   put-connections                 the connections go on in the new stack
  *   release-held             1304   held packets go on in order; gratuitous ARP
  *
  * Until `switch-network` the undo of each step brings the old state back and nobody was refused: held packets go to the old
@@ -40,10 +40,11 @@ export function holdSteps(move: Move): Stage[] {
     name: 'take-connections',
     figure: '',
     do: async () => {
-      const { connections } = await hypervisor
+      const { connections, neighbors } = await hypervisor
         .control(from)
         .exportConnections({ barrier, timeoutMs: 2_000, flows: move.idle });
       move.connections = connections;
+      move.neighbors = neighbors;
       return { connections: connections.length };
     },
     undo: async () => {
@@ -58,7 +59,9 @@ export function holdSteps(move: Move): Stage[] {
     name: 'put-connections',
     figure: '',
     do: async () => {
-      const { imported, refused } = await hypervisor.control(to).importConnections(move.connections);
+      const { imported, refused } = await hypervisor
+        .control(to)
+        .importConnections(move.connections, move.neighbors);
       if (refused.length > 0) {
         throw new PatchError(
           'standby-failed',
@@ -130,7 +133,7 @@ export function holdSteps(move: Move): Stage[] {
         [cutApplicationDisk(move), startReverseLog(move), startApplication(move, START_TIMEOUT_MS)],
       ],
     },
-    { parallel: [[putConnections], [checkThroughPrivatePath(move, address)]] },
+    checkThroughPrivatePath(move, address),
     {
       name: 'switch-network',
       figure: '1303',
@@ -154,6 +157,7 @@ export function holdSteps(move: Move): Stage[] {
         await mux.execute('port-state', { name: move.port(to), state: 'isolated' });
       },
     },
+    putConnections,
     {
       name: 'release-held',
       figure: '1304',

@@ -1,5 +1,5 @@
 /** What every way of moving the service shares: who moves where, what is carried along, what was measured. */
-import type { ConnectionState, FlowName } from '../../channel/index.ts';
+import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { bareAddress } from '../policy.ts';
@@ -23,6 +23,7 @@ export class Move {
   draining: FlowName[] = [];
   idle: FlowName[] = [];
   connections: ConnectionState[] = [];
+  neighbors: Neighbor[] = [];
   handedOver = 0;
   switched = false;
 
