@@ -8,10 +8,12 @@ import { pathToFileURL } from 'node:url';
 import { CodedError, sentenceOf, systemClock, systemRandom } from '../../common/index.ts';
 import type { Cidr, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
 import {
+  CaptureLink,
   formatCidr,
   formatMac,
   installNetOverride,
   isGroupMac,
+  PcapngWriter,
   parseCidr,
   parseIpAddress,
   parseMac,
@@ -121,6 +123,7 @@ export async function runStack(options: RunStackOptions): Promise<number> {
   const print = options.print ?? ((line: string) => void process.stderr.write(`${line}\n`));
   const complain = options.complain ?? ((line: string) => void process.stderr.write(`${line}\n`));
   let link: LinkDevice | undefined;
+  let writer: PcapngWriter | undefined;
   try {
     const { address, gateway, mac, app } = check(options);
     let lost: (error: Error) => void = () => {};
@@ -134,6 +137,12 @@ export async function runStack(options: RunStackOptions): Promise<number> {
       ...(options.mtu === undefined ? {} : { mtu: options.mtu }),
     });
     link = tap;
+    if (options.pcap !== undefined) {
+      writer = PcapngWriter.create(options.pcap, {
+        onStop: ({ reason }) => complain(`changeover stack: the capture has stopped: ${reason}`),
+      });
+      link = new CaptureLink(tap, writer);
+    }
     const stack = new Stack({
       clock: systemClock,
       random: systemRandom,
@@ -165,5 +174,6 @@ export async function runStack(options: RunStackOptions): Promise<number> {
     return 1;
   } finally {
     link?.close();
+    await writer?.close();
   }
 }
