@@ -29,7 +29,7 @@ interface Outcome {
 
 const isLive = (file: string) => file.endsWith('.live.test.ts');
 
-const files = globSync(['test/**/*.test.ts', 'tap-tun/test/**/*.test.ts'])
+const files = globSync(['test/**/*.test.ts', 'block-io/test/**/*.test.ts', 'tap-tun/test/**/*.test.ts'])
   .filter((file) => positionals.length === 0 || positionals.some((filter) => file.includes(filter)))
   .sort();
 

@@ -1,0 +1,98 @@
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  AllocateMode,
+  allocate,
+  cloneFile,
+  copyRange,
+  errnoName,
+  isPastData,
+  isUnsupported,
+  nativeAvailable,
+  readNow,
+  seekData,
+  seekHole,
+  wouldWait,
+  writeNow,
+} from 'block-io';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+
+const io = suite('block-io');
+
+async function withFile(body: (fd: number, directory: string) => Promise<void> | void): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'block-io-'));
+  const fd = openSync(join(directory, 'file'), 'wx+');
+  try {
+    ftruncateSync(fd, 1024 * 1024);
+    await body(fd, directory);
+  } finally {
+    closeSync(fd);
+    rmSync(directory, { recursive: true });
+  }
+}
+
+io('the addon is built', () => {
+  assert.ok(nativeAvailable || process.env['BLOCK_IO'] === 'off', 'run: npm run build -w block-io');
+});
+
+io('data and holes are found, and punched', () =>
+  withFile(async (fd) => {
+    if (!nativeAvailable) return assert.is(errnoName(seekData(fd, 0)), 'EOPNOTSUPP');
+    assert.ok(isPastData(seekData(fd, 0)));
+    writeSync(fd, Buffer.alloc(65_536, 1), 0, 65_536, 131_072);
+    assert.is(seekData(fd, 0), 131_072);
+    assert.is(seekHole(fd, 131_072), 196_608);
+    const punched = await allocate(fd, AllocateMode.punchHole, 131_072, 65_536);
+    if (isUnsupported(punched)) return;
+    assert.is(punched, 0);
+    assert.ok(isPastData(seekData(fd, 0)));
+  }),
+);
+
+io('reads and writes that do not wait', () =>
+  withFile((fd) => {
+    if (!nativeAvailable) return assert.is(errnoName(readNow(fd, Buffer.alloc(1), 0, 1, 0)), 'EOPNOTSUPP');
+    writeSync(fd, Buffer.from('changeover'), 0, 10, 100);
+    const out = Buffer.alloc(12);
+    const count = readNow(fd, out, 1, 10, 100);
+    if (count >= 0) assert.is(out.toString('latin1', 1, 11), 'changeover');
+    else assert.ok(isUnsupported(count) || wouldWait(count));
+    const written = writeNow(fd, Buffer.from('xyz'), 0, 3, 0);
+    assert.ok(written === 3 || isUnsupported(written) || wouldWait(written));
+  }),
+);
+
+io('ranges that leave the buffer throw, bad descriptors answer EBADF', async () => {
+  if (!nativeAvailable) return;
+  for (const [start, length] of [
+    [0, 9],
+    [8, 1],
+    [-1, 2],
+    [0, -1],
+    [2 ** 40, 1],
+  ])
+    assert.throws(() => readNow(0, Buffer.alloc(8), start!, length!, 0));
+  assert.throws(() => readNow(0, 'no buffer' as unknown as Buffer, 0, 1, 0));
+  assert.is(errnoName(readNow(9999, Buffer.alloc(8), 0, 8, 0)), 'EBADF');
+  assert.is(errnoName(await allocate(9999, 0, 0, 1)), 'EBADF');
+  assert.is(errnoName(seekData(9999, 0)), 'EBADF');
+});
+
+io('copies inside the kernel', () =>
+  withFile(async (fd, directory) => {
+    writeSync(fd, Buffer.from('changeover'), 0, 10, 0);
+    const to = openSync(join(directory, 'copy'), 'wx+');
+    try {
+      const copied = await copyRange(fd, 4, to, 0, 6);
+      assert.ok(copied === 6 || isUnsupported(copied));
+      const cloned = await cloneFile(fd, to);
+      assert.ok(cloned === 0 || isUnsupported(cloned), errnoName(cloned || -1));
+    } finally {
+      closeSync(to);
+    }
+  }),
+);
+
+io.run();
