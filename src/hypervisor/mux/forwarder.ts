@@ -74,6 +74,8 @@ export class Forwarder {
   /** A refused packet is kept by the caller: do not count it. */
   #keepRefused = false;
   #refused = false;
+  /** Index of the port that the packet at hand came from. */
+  #sender = -1;
   /** Target of the segments being cut. */
   #segmentTarget: MuxPort | undefined;
 
@@ -191,6 +193,7 @@ export class Forwarder {
 
   #take(port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
     port.received++;
+    this.#sender = port.index;
     if (this.#stale) {
       this.#nowMs = this.#clock.nowMs();
       this.#stale = false;
@@ -698,6 +701,14 @@ export class Forwarder {
 
   #emit(target: MuxPort, buffer: Uint8Array, offset: number, length: number): boolean {
     let taken: boolean;
+    if (target.shares !== undefined && this.#sender >= 0 && !this.#keepRefused) {
+      if (!target.admits(this.#sender)) {
+        this.#captureEgress(target, buffer, offset, length, DROP['queue-full']);
+        target.drops[DROP['queue-full']]!++;
+        return false;
+      }
+      target.shares.add(this.#sender, length, this.#nowMs);
+    }
     if (buffer[offset] === 0 && buffer[offset + 1] === 0) {
       if (length - 10 > target.maxFrame) {
         this.#captureEgress(target, buffer, offset, length, DROP['too-big']);

@@ -4,6 +4,7 @@ import type { ChangeNotice, IpAddress, LinkDevice, MacAddress } from '../../nets
 import { ETHERNET, formatIpAddress } from '../../netstack/index.ts';
 import type { SwitchCounters } from './commands.ts';
 import { MUX_DROPS } from './drops.ts';
+import { FairShares, isQueueing, type QueueingDevice } from './fair-queue.ts';
 import { HoldQueue } from './hold-queue.ts';
 
 export type PortKind = 'tap' | 'stream';
@@ -57,6 +58,8 @@ export class MuxPort {
   notices: Notice[] = [];
   /** Other end of a private path. */
   peer: MuxPort | undefined;
+  /** Of a device that queues: who filled it. */
+  readonly shares: FairShares | undefined;
   /** A barrier frame that did not fit yet. */
   barrier: number | undefined;
 
@@ -70,6 +73,7 @@ export class MuxPort {
     this.mac = options.mac;
     this.macHigh = options.mac === undefined ? 0 : Math.floor(options.mac / 0x1_0000_0000);
     this.macLow = options.mac === undefined ? 0 : options.mac | 0;
+    this.shares = isQueueing(options.device) ? new FairShares() : undefined;
     this.maxFrame = options.device.mtu + ETHERNET.HEADER + TAG;
     this.checksum = options.device.offload.checksum;
     this.tcp4 = options.device.offload.tcp4Segmentation;
@@ -90,6 +94,12 @@ export class MuxPort {
       addresses.filter((a): a is typeof a & number => typeof a === 'number'),
       (a) => a | 0,
     );
+  }
+
+  /** Whether a packet from the port with this index may enter the queue. */
+  admits(sender: number): boolean {
+    const { shares } = this;
+    return shares === undefined || !(this.device as QueueingDevice).halfFull || shares.allows(sender);
   }
 
   has(address: number): boolean {

@@ -214,6 +214,11 @@ export class FrameWriter {
     this.#onRoom = onRoom;
   }
 
+  /** Half of the room, or more, is in use. */
+  get halfFull(): boolean {
+    return 2 * (this.#made - this.#free.length) >= this.#batches;
+  }
+
   /** Takes a copy of one packet (virtio-net header and frame); false when there is no room. */
   put(buffer: Uint8Array, offset: number, length: number): boolean {
     const body = this.#vnetHeader ? length : length - VNET_HDR_LEN;

@@ -2,7 +2,7 @@ import { chmodSync, unlinkSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import { connect, createServer } from 'node:net';
 import { codeOf, messageOf } from '../../../common/index.ts';
-import type { LinkDevice, LinkOffload, LinkReceiver } from '../../../netstack/index.ts';
+import type { LinkOffload, LinkReceiver } from '../../../netstack/index.ts';
 import {
   ETHERNET,
   FrameParser,
@@ -11,6 +11,7 @@ import {
   MAX_PACKET_LEN,
   VNET_HDR_LEN,
 } from '../../../netstack/index.ts';
+import type { QueueingDevice } from '../fair-queue.ts';
 import { MuxError } from '../mux-error.ts';
 import type { Turns, Worker } from './turns.ts';
 
@@ -40,7 +41,7 @@ const TAG = 4;
  * stream-framing.ts. A newer connection replaces the older one: a partition that was started again need not wait until its
  * predecessor's socket has been given up. Sending is bounded by the writer's buffers; what exceeds them is refused.
  */
-export class StreamPort implements LinkDevice, Worker {
+export class StreamPort implements QueueingDevice, Worker {
   readonly name: string;
   readonly mtu: number;
   readonly offload: LinkOffload;
@@ -112,6 +113,10 @@ export class StreamPort implements LinkDevice, Worker {
 
   get connected(): boolean {
     return this.#socket !== undefined;
+  }
+
+  get halfFull(): boolean {
+    return this.#writer.halfFull;
   }
 
   attach(receiver: LinkReceiver): void {

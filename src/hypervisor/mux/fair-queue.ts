@@ -1,0 +1,60 @@
+/**
+ * Who may use the rest of a receiver's queue. While the queue is less than half full, everybody; from then on those senders
+ * whose share of what it got lately is no more than an equal one. So the queue of a receiver that many want is filled up by
+ * nobody alone, and the packets that are lost are those of the senders who are too many. Shares are bytes that halve every
+ * HALF_LIFE_MS.
+ */
+import type { LinkDevice } from '../../netstack/index.ts';
+
+/** A device whose queue says how full it is. */
+export interface QueueingDevice extends LinkDevice {
+  readonly halfFull: boolean;
+}
+
+export function isQueueing(device: LinkDevice): device is QueueingDevice {
+  return 'halfFull' in device;
+}
+
+const HALF_LIFE_MS = 20;
+/** Below it a sender is none. */
+const LEAST_BYTES = 64;
+
+export class FairShares {
+  #bytes = new Float64Array(8);
+  #total = 0;
+  #senders = 0;
+  #decayedMs = 0;
+
+  /** Whether a packet of `sender` (a port's index) may enter a queue that is half full. */
+  allows(sender: number): boolean {
+    return (this.#bytes[sender] ?? 0) * this.#senders <= this.#total;
+  }
+
+  add(sender: number, bytes: number, nowMs: number): void {
+    if (nowMs - this.#decayedMs >= HALF_LIFE_MS) this.#decay(nowMs);
+    if (sender >= this.#bytes.length) this.#grow(sender);
+    if (this.#bytes[sender]! < LEAST_BYTES) this.#senders++;
+    this.#bytes[sender]! += bytes;
+    this.#total += bytes;
+  }
+
+  #decay(nowMs: number): void {
+    const factor = 0.5 ** ((nowMs - this.#decayedMs) / HALF_LIFE_MS);
+    this.#decayedMs = nowMs;
+    this.#total = 0;
+    this.#senders = 0;
+    for (let i = 0; i < this.#bytes.length; i++) {
+      const bytes = this.#bytes[i]! * factor;
+      this.#bytes[i] = bytes < LEAST_BYTES ? 0 : bytes;
+      if (bytes < LEAST_BYTES) continue;
+      this.#total += bytes;
+      this.#senders++;
+    }
+  }
+
+  #grow(sender: number): void {
+    const bytes = new Float64Array(2 * sender);
+    bytes.set(this.#bytes);
+    this.#bytes = bytes;
+  }
+}
