@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
   existsSync,
@@ -96,6 +98,32 @@ test(
       assert.not(existsSync(socket));
       assert.not(existsSync(`${file}.lock`));
     }),
+  ),
+);
+
+test(
+  'the command ends with 0 on SIGTERM and on SIGINT, and everything is in the file',
+  within(
+    () =>
+      inFolder(async (folder) => {
+        const main = new URL('../../../src/cli/main.ts', import.meta.url).pathname;
+        for (const [index, signal] of (['SIGTERM', 'SIGINT'] as const).entries()) {
+          const file = image(folder, `${signal}.img`);
+          const socket = join(folder, signal);
+          const child = spawn(process.execPath, [main, 'nbd', file, '--socket', socket], {
+            stdio: ['ignore', 'pipe', 'inherit'],
+          });
+          const ended = once(child, 'close');
+          await once(child.stdout, 'data');
+          const client = await NbdClient.connect(socket, '');
+          await client.writeAt(Buffer.alloc(4096, index + 1), 4096n);
+          child.kill(signal);
+          assert.equal(await ended, [0, null]);
+          assert.is(readFileSync(file)[4096], index + 1);
+          await client.close();
+        }
+      }),
+    30_000,
   ),
 );
 

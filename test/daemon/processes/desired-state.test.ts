@@ -1,0 +1,165 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Remember } from '../../../src/daemon/processes/desired-state.ts';
+import { DesiredState, rememberBlock, rememberMux } from '../../../src/daemon/processes/desired-state.ts';
+import { eventually, within } from '../../support/index.ts';
+
+const desired = suite<{ directory: string; file: string }>('daemon/processes/desired-state');
+
+desired.before.each((context) => {
+  context.directory = mkdtempSync(join(tmpdir(), 'changeover-desired-'));
+  context.file = join(context.directory, 'd.json');
+});
+desired.after.each((context) => rmSync(context.directory, { recursive: true, force: true }));
+
+type Command = [string, object];
+
+function replayed(file: string, remember: Remember, commands: readonly Command[]): Command[] {
+  const state = new DesiredState(file, remember);
+  for (const [name, args] of commands) state.executed(name, args);
+  return state.commands().map(({ name, args }) => [name, args]);
+}
+
+const uplink: Command = ['uplink-add', { name: 'co0', mtu: 1500 }];
+const portA: Command = ['port-add', { name: 'A', socket: '/a', mac: 'm', addresses: ['x.11'] }];
+const portB: Command = ['port-add', { name: 'B', socket: '/b', mac: 'n', addresses: ['x.11'] }];
+const pathA: Command = ['path-set', { address: 'x.11', port: 'A' }];
+
+desired(
+  'a mux is told again: uplinks, ports, their states, then paths, whatever the order was',
+  within(({ file }) => {
+    const attached: Command = ['port-state', { name: 'A', state: 'attached' }];
+    assert.equal(replayed(file, rememberMux, [attached, pathA, portA, ['flows', { address: 'x' }], uplink]), [
+      uplink,
+      portA,
+      attached,
+      pathA,
+    ]);
+  }),
+);
+
+desired(
+  'the last word counts: port addresses, port states and paths are replaced',
+  within(({ file }) => {
+    assert.equal(
+      replayed(file, rememberMux, [
+        portA,
+        ['port-addresses', { name: 'A', addresses: ['x.12'] }],
+        ['port-addresses', { name: 'unknown', addresses: ['x.13'] }],
+        ['port-state', { name: 'A', state: 'isolated' }],
+        ['port-state', { name: 'A', state: 'attached' }],
+        pathA,
+        ['path-set', { address: 'x.11', port: 'B' }],
+      ]),
+      [
+        ['port-add', { name: 'A', socket: '/a', mac: 'm', addresses: ['x.12'] }],
+        ['port-state', { name: 'A', state: 'attached' }],
+        ['path-set', { address: 'x.11', port: 'B' }],
+      ],
+    );
+  }),
+);
+
+desired(
+  'after a switch the path and the addresses are those of the switch',
+  within(({ file }) => {
+    const change: Command = [
+      'switch',
+      {
+        address: 'x.11',
+        from: 'A',
+        to: 'B',
+        notice: { second: 'x.12' },
+        addresses: { A: ['x.12'], B: ['x.11'] },
+      },
+    ];
+    assert.equal(replayed(file, rememberMux, [portA, portB, pathA, change]), [
+      ['port-add', { name: 'A', socket: '/a', mac: 'm', addresses: ['x.12'] }],
+      portB,
+      ['path-set', { address: 'x.11', port: 'B' }],
+    ]);
+  }),
+);
+
+desired(
+  'what is removed is forgotten with all that hangs on it',
+  within(({ file }) => {
+    assert.equal(
+      replayed(file, rememberMux, [
+        portA,
+        ['port-state', { name: 'A', state: 'attached' }],
+        pathA,
+        ['private-path', { probe: 'probe', port: 'A' }],
+        ['port-remove', { name: 'A' }],
+        ['private-path', { probe: 'p', port: 'B' }],
+        ['private-path', { probe: 'p', port: null }],
+        ['capture-start', { file: '/1' }],
+        ['capture-start', { file: '/2' }],
+        ['capture-stop', { file: '/1' }],
+      ]),
+      [['capture-start', { file: '/2' }]],
+    );
+  }),
+);
+
+desired(
+  'a block process is told again: disks without creating them, fences and logs before exports',
+  within(({ file }) => {
+    const serve: Command = ['serve', { socket: '/n', exports: { system: 'A-system' } }];
+    assert.equal(
+      replayed(file, rememberBlock, [
+        serve,
+        ['reverse-start', { copy: 'r', pairs: [], logDirectory: '/l' }],
+        ['disk-add', { id: 'A-system', path: '/i', create: '100' }],
+        ['copy-cut', { copy: 'c', from: ['A-application'], fence: 'refuse' }],
+        ['copy-start', { copy: 'c', pairs: [], logDirectory: '/m' }],
+      ]),
+      [
+        ['disk-add', { id: 'A-system', path: '/i' }],
+        ['fence', { id: 'A-application', mode: 'refuse' }],
+        ['reverse-start', { copy: 'r', pairs: [], logDirectory: '/l' }],
+        serve,
+      ],
+    );
+    assert.equal(
+      replayed(`${file}2`, rememberBlock, [
+        ['disk-add', { id: 'd', path: '/i' }],
+        ['fence', { id: 'd', mode: 'refuse' }],
+        ['fence', { id: 'd', mode: 'none' }],
+        ['reverse-start', { copy: 'r', pairs: [] }],
+        ['copy-cancel', { copy: 'r' }],
+        serve,
+        ['serve-stop', { socket: '/n' }],
+        ['disk-remove', { id: 'd' }],
+      ]),
+      [],
+    );
+  }),
+);
+
+desired(
+  'the memory outlives the control process; clearing and damage leave none',
+  within(async ({ file }) => {
+    const first = new DesiredState(file, rememberMux);
+    first.executed(...uplink);
+    first.executed(...portA);
+    await eventually('the file', () => {
+      try {
+        return readFileSync(file, 'utf8').includes('port-add');
+      } catch {
+        return false;
+      }
+    });
+    const second = new DesiredState(file, rememberMux);
+    assert.is(second.commands().length, 2);
+    second.clear();
+    assert.is(new DesiredState(file, rememberMux).commands().length, 0);
+    writeFileSync(file, '[{"key":');
+    assert.is(new DesiredState(file, rememberMux).commands().length, 0);
+  }),
+);
+
+desired.run();
