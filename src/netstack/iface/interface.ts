@@ -27,19 +27,8 @@ import {
   finishSum,
   foldSum,
   formatIpAddress,
-  ICMP_TIME_EXCEEDED,
-  ICMP_TYPE,
-  ICMP_UNREACHABLE,
   IPV4,
   IPV4_BROADCAST,
-  ipv4ChecksumValid,
-  ipv4Destination,
-  ipv4HeaderLength,
-  ipv4IsFragment,
-  ipv4Options,
-  ipv4Protocol,
-  ipv4Source,
-  ipv4TotalLength,
   isGroupMac,
   isMulticast,
   MAC_BROADCAST,
@@ -50,9 +39,6 @@ import {
   readU16,
   VNET,
   VNET_GSO,
-  vnetChecksumGood,
-  vnetGsoSize,
-  vnetGsoType,
   vnetIsValid,
   writeMac,
   writeU16,
@@ -63,12 +49,11 @@ import { ArpCache } from './arp-cache.ts';
 import { ArpHandler } from './arp-handler.ts';
 import { forEachFragment } from './fragmentation.ts';
 import { IcmpHandler } from './icmp-handler.ts';
+import { Ipv4Input } from './ipv4-input.ts';
 import { PathMtuCache } from './path-mtu.ts';
 import type { ReassemblyLimits } from './reassembly.ts';
-import { Reassembler } from './reassembly.ts';
 import type { IpOutput, OutputResult, Transport } from './transport-interface.ts';
 import { CHECKSUM_COMPLETE, OUTPUT } from './transport-interface.ts';
-import { UdpSegmentation } from './udp-segmentation.ts';
 
 export const DEFAULT_TTL = 64;
 /** IPv4 packets in front of transport headers. */
@@ -103,8 +88,7 @@ export class Interface implements IpOutput, LinkReceiver {
   readonly #clock: Clock;
   readonly #link: LinkDevice;
   readonly #arpHandler: ArpHandler;
-  readonly #reassembler: Reassembler;
-  readonly #udpSegmentation = new UdpSegmentation();
+  readonly #ipv4: Ipv4Input;
   readonly #transports: (Transport | undefined)[] = new Array<Transport | undefined>(256).fill(undefined);
   /** The same without the gaps. */
   #registered: Transport[] = [];
@@ -155,9 +139,15 @@ export class Interface implements IpOutput, LinkReceiver {
       transportOf: (protocol) => this.#transports[protocol],
       discard: (reason) => this.discards.count(reason),
     });
-    this.#reassembler = new Reassembler(
-      clock,
-      { giveUp: (reason, first) => this.#reassemblyGivenUp(reason, first) },
+    this.#ipv4 = new Ipv4Input(
+      {
+        clock,
+        addresses: this.addresses,
+        icmp: this.icmp,
+        transportOf: (protocol) => this.#transports[protocol],
+        discard: (reason) => this.discards.count(reason),
+        flush: () => this.send.flush(),
+      },
       options.reassembly,
     );
     for (const cidr of options.addresses ?? []) this.addresses.add(cidr);
@@ -439,7 +429,7 @@ export class Interface implements IpOutput, LinkReceiver {
     const batch = this.#looped;
     this.#looped = [];
     for (const packet of batch) {
-      const reason = this.#deliver(packet, 0, IPV4.MIN_HEADER, packet.length, false, true, 0);
+      const reason = this.#ipv4.deliver(packet, 0, IPV4.MIN_HEADER, packet.length, false, true, 0);
       if (reason !== undefined) this.discards.count(reason);
     }
     this.endOfBatch();
@@ -478,7 +468,7 @@ export class Interface implements IpOutput, LinkReceiver {
     const end = offset + length;
     switch (readU16(buffer, at - 2)) {
       case ETHERTYPE.IPV4:
-        return this.#inputIpv4(buffer, offset, at, end, toGroup);
+        return this.#ipv4.input(buffer, offset, at, end, toGroup);
       case ETHERTYPE.ARP:
         return this.#arpHandler.input(buffer, at, end - at);
       case ETHERTYPE.IPV6:
@@ -494,126 +484,6 @@ export class Interface implements IpOutput, LinkReceiver {
     handler(buffer, at, end - at);
     return undefined;
   }
-
-  /** RFC 1122 section 3.2.1: length, checksum, then fields. */
-  #inputIpv4(
-    buffer: Uint8Array,
-    offset: number,
-    ip: number,
-    end: number,
-    toGroupMac: boolean,
-  ): DropReason | undefined {
-    if (end - ip < IPV4.MIN_HEADER) return 'ipv4-too-short';
-    if (buffer[ip]! >>> 4 !== 4) return 'ipv4-bad-version';
-    const headerLength = ipv4HeaderLength(buffer, ip);
-    if (headerLength < IPV4.MIN_HEADER) return 'ipv4-bad-header-length';
-    const totalLength = ipv4TotalLength(buffer, ip);
-    if (totalLength < headerLength || ip + totalLength > end) return 'ipv4-bad-length';
-    if (!ipv4ChecksumValid(buffer, ip, headerLength)) return 'ipv4-bad-checksum';
-    const source = ipv4Source(buffer, ip);
-    if (isForged(source) || this.addresses.isBroadcast(source) || this.addresses.isLocal(source)) {
-      return 'ipv4-bad-source';
-    }
-    if (headerLength > IPV4.MIN_HEADER) {
-      const verdict = ipv4Options(buffer, ip, headerLength);
-      if (verdict === 'malformed') return 'ipv4-bad-header-length';
-      if (verdict === 'source-route') return 'ipv4-source-route';
-    }
-    const good = vnetChecksumGood(buffer, offset);
-    if (ipv4IsFragment(buffer, ip)) return this.#inputFragment(buffer, ip, toGroupMac, good);
-    const udpSegment = vnetGsoType(buffer, offset) === VNET_GSO.UDP_L4 ? vnetGsoSize(buffer, offset) : 0;
-    return this.#deliver(buffer, ip, headerLength, totalLength, toGroupMac, good, udpSegment);
-  }
-
-  #inputFragment(buffer: Uint8Array, ip: number, toGroupMac: boolean, good: boolean): DropReason | undefined {
-    const destination = ipv4Destination(buffer, ip);
-    if (!this.addresses.isLocal(destination) && !this.addresses.isBroadcast(destination)) {
-      return 'ipv4-not-for-us';
-    }
-    const result = this.#reassembler.add(buffer, ip, good);
-    if (result === undefined || typeof result === 'string') return result;
-    const { bytes, headerLength, checksumKnownGood } = result;
-    return this.#deliver(bytes, 0, headerLength, bytes.length, toGroupMac, checksumKnownGood, 0);
-  }
-
-  /** A whole datagram with a verified header. */
-  #deliver(
-    buffer: Uint8Array,
-    ip: number,
-    headerLength: number,
-    totalLength: number,
-    toGroupMac: boolean,
-    checksumKnownGood: boolean,
-    udpSegment: number,
-  ): DropReason | undefined {
-    const source = ipv4Source(buffer, ip);
-    const address = ipv4Destination(buffer, ip);
-    const canonical = this.addresses.canonicalOf(address);
-    const toGroup = toGroupMac || canonical === undefined;
-    if (canonical === undefined && !this.addresses.isBroadcast(address)) return 'ipv4-not-for-us';
-    const destination = canonical ?? address;
-    const protocol = ipv4Protocol(buffer, ip);
-    if (protocol === PROTOCOL.ICMP) {
-      return this.icmp.input(
-        buffer,
-        ip,
-        headerLength,
-        totalLength,
-        source,
-        destination,
-        toGroup,
-        checksumKnownGood,
-      );
-    }
-    if (protocol === PROTOCOL.TCP && toGroup) return 'tcp-broadcast';
-    const transport = this.#transports[protocol];
-    if (transport === undefined) {
-      if (!toGroup) this.#unreachable(buffer, ip, totalLength, ICMP_UNREACHABLE.PROTOCOL);
-      return 'ipv4-unknown-protocol';
-    }
-    if (udpSegment > 0 && protocol === PROTOCOL.UDP) {
-      return this.#udpSegmentation.deliver(
-        transport,
-        buffer,
-        ip,
-        headerLength,
-        totalLength,
-        source,
-        destination,
-        udpSegment,
-      );
-    }
-    const reason = transport.input(
-      buffer,
-      ip,
-      headerLength,
-      totalLength,
-      source,
-      destination,
-      checksumKnownGood,
-    );
-    if (reason === 'udp-port-closed' && !toGroup) {
-      this.#unreachable(buffer, ip, totalLength, ICMP_UNREACHABLE.PORT);
-    }
-    return reason;
-  }
-
-  #unreachable(buffer: Uint8Array, ip: number, totalLength: number, code: number): void {
-    this.icmp.sendError(buffer, ip, ip + totalLength, ICMP_TYPE.UNREACHABLE, code);
-  }
-
-  #reassemblyGivenUp(reason: DropReason, first: Uint8Array | undefined): void {
-    this.discards.count(reason);
-    if (reason !== 'ipv4-fragment-timeout' || first === undefined) return;
-    this.icmp.sendError(first, 0, first.length, ICMP_TYPE.TIME_EXCEEDED, ICMP_TIME_EXCEEDED.REASSEMBLY);
-    this.send.flush();
-  }
-}
-
-/** Sources that no packet on a wire may have: unspecified, loopback, multicast, reserved (RFC 1122 section 3.2.1.3). */
-function isForged(source: Ipv4Address): boolean {
-  const high = source >>> 24;
-  return source === 0 || high === 127 || high >= 224;
 }
 
 /** Broadcast, or the mapping of RFC 1112 section 6.4. */
