@@ -190,6 +190,10 @@ export class Guest {
     };
   }
 
+  get applicationStarted(): boolean {
+    return this.#application?.started ?? false;
+  }
+
   /** Throws GuestError `no-network`. */
   get network(): Network {
     return this.#requireNetwork();

@@ -38,8 +38,10 @@ try {
   process.on('SIGTERM', () => void end());
   process.on('SIGINT', () => void end());
   await agent.listen(description.agentSocket);
-  // Nothing of the guest OS may end the process silently; once it runs, the application's own failures are told apart.
-  process.on('uncaughtException', (error) => guest.fail(`internal error: ${error.stack ?? error.message}`));
+  // Nothing may end the process silently. Once the application runs, process-shim.ts takes over: it is the likelier cause.
+  process.on('uncaughtException', (error) => {
+    if (!guest.applicationStarted) guest.fail(`internal error: ${error.stack ?? error.message}`);
+  });
   await guest.boot(startedMs);
   // For the next boot; a partition may end without a chance to write it.
   setTimeout(flushCompileCache, FLUSH_MS).unref();

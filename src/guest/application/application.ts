@@ -84,9 +84,10 @@ export class Application {
     this.#shim = installProcessShim(
       { entry, arguments: configuration.arguments, environment: configuration.environment, hostname },
       (reason) => {
+        const failure = this.#failure('application-failed', reason);
         this.#ended = reason;
-        failed(this.#failure('application-failed', reason));
-        this.#options.ended(reason);
+        failed(failure);
+        this.#options.ended(failure.message);
       },
     );
     const folder = scratch.host(dirname(entry));
