@@ -347,8 +347,8 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
         flag('--seconds <n>', 'steady load before and after every step')
           .argParser(wholeNumber(1, 3600))
           .default(3),
-        flag('--rate <n>', 'requests per second').argParser(wholeNumber(10, 100_000)).default(500),
-        flag('--keep <dir>', 'keep evidence and disks there'),
+        flag('--rate <n>', 'requests per second').argParser(wholeNumber(10, 100_000)).default(2500),
+        flag('--keep <dir>', 'keep the evidence there'),
       ],
       examples: ['changeover demo', 'changeover demo --strategy overlap --rate 2000 --keep /tmp/demo'],
       act: act('demo'),

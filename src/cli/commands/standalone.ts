@@ -21,7 +21,7 @@ const demo: Program = async (session, _args, options) => {
   const code = await runDemo({
     strategy: (options['strategy'] as DemoStrategy | undefined) ?? 'both',
     seconds: (options['seconds'] as number | undefined) ?? 3,
-    rate: (options['rate'] as number | undefined) ?? 500,
+    rate: (options['rate'] as number | undefined) ?? 2500,
     ...given('keep', options['keep'] === undefined ? undefined : file(options['keep'])),
     json: session.json,
   });
