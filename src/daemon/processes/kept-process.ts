@@ -20,7 +20,8 @@ import type { DesiredState } from './desired-state.ts';
 /** Codes: `start-failed`. */
 export class KeptProcessError extends CodedError {}
 
-const BACK_OFF_MS = [0, 100, 300, 1000, 2000, 5000] as const;
+/** Not zero: a process that is being killed may still take a connection that nobody will answer. */
+const BACK_OFF_MS = [25, 100, 300, 1000, 2000, 5000] as const;
 /** A process that lived so long starts the back-off from its beginning. */
 const HEALTHY_AFTER_MS = 30_000;
 const START_LIMIT_MS = 10_000;
@@ -67,6 +68,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
   #child: ChildProcess | undefined;
   #pid: number | undefined;
   #state: KeptProcessStatus['state'] = 'down';
+  #wasUp = false;
   #restarts = 0;
   #failures = 0;
   #upSinceMs = 0;
@@ -234,6 +236,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     }
     for (const name of this.#listeners.keys()) this.#subscribe(client, name);
     this.#state = 'up';
+    this.#wasUp = true;
     this.#upSinceMs = performance.now();
     log.info(`the ${title} is up`, { socket, pid: this.#pid, adopted, restarts: this.#restarts });
     client.onClose((reason) => this.#lost(client, reason));
@@ -263,6 +266,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
       detached: true,
     });
     closeSync(output);
+    if (this.#wasUp) this.#restarts++;
     this.#child = child;
     this.#pid = child.pid;
     child.unref();
@@ -316,7 +320,6 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     this.#failures++;
     this.#retry = setTimeout(() => {
       if (this.#state === 'stopped') return;
-      this.#restarts++;
       this.#bringUp().catch((error: unknown) => {
         this.#options.log.error(messageOf(error));
         if (this.#state !== 'stopped') this.#again();
