@@ -770,7 +770,8 @@ export class Forwarder {
     const comment = `dropped: ${MUX_DROPS[reason]}`;
     if (this.#ingressDue) {
       this.#ingressDue = false;
-      this.observer.packet(port.name, true, buffer, offset, length, comment);
+      const from = this.ports[this.#sender] ?? port;
+      this.observer.packet(from.name, true, buffer, offset, length, comment);
     } else this.observer.packet(port.name, false, buffer, offset, length, comment);
   }
 

@@ -320,8 +320,12 @@ export class Mux {
     service.groups.push(group);
     let steered = 0;
     flows.forEach(service.address, (flow) => {
-      const before = flows.group(flow);
-      if (before !== 0 && groups[before]?.port !== from) return;
+      const before = groups[flows.group(flow)];
+      if (before !== undefined && before.port !== from) {
+        // Back with the holder of the path, unless it still answers under another address.
+        if (before.port === to && before.notice === undefined) flows.setGroup(flow, 0);
+        return;
+      }
       if (moved === 'all' || moved.has(keyOf(flows, flow))) {
         flows.setGroup(flow, 0);
         return;
@@ -346,32 +350,32 @@ export class Mux {
     const groups = service.groups.filter(
       (group) => !group.cancelled && (args.notice === undefined || group.notice?.id === args.notice),
     );
-    const elsewhere = groups.filter((group) => group.port !== service.path);
-    const live = elsewhere.reduce((sum, group) => sum + flows.live(group.id), 0);
-    if (live > 0 && args.force !== true) {
-      throw new MuxError('still-steered', `${live} flows of ${args.address} have not ended`, {
+    const ids = new Set(groups.map((group) => group.id));
+    const cutOff = new Map<number, FlowName>();
+    flows.forEach(service.address, (flow) => {
+      const id = flows.group(flow);
+      if (!ids.has(id) || this.#forwarder.groups[id]?.port === service.path || flows.hasEnded(flow)) return;
+      const name = this.#name(flow);
+      if (name !== undefined) cutOff.set(flow, name);
+    });
+    if (cutOff.size > 0 && args.force !== true) {
+      throw new MuxError('still-steered', `${cutOff.size} flows of ${args.address} have not ended`, {
         remedy: 'wait for DRAINED, or cancel with force, which cuts them off',
-        values: { address: args.address, flows: live },
+        values: { address: args.address, flows: cutOff.size },
       });
     }
-    const abandoned: FlowName[] = [];
-    const ids = new Set(groups.map((group) => group.id));
     flows.forEach(service.address, (flow) => {
       const id = flows.group(flow);
       if (!ids.has(id)) return;
-      if (this.#forwarder.groups[id]!.port === service.path) flows.setGroup(flow, 0);
-      else if (!flows.hasEnded(flow)) {
-        const name = this.#name(flow);
-        if (name !== undefined) abandoned.push(name);
-        flows.remove(flow);
-      }
+      if (this.#forwarder.groups[id]?.port === service.path) flows.setGroup(flow, 0);
+      else if (!flows.hasEnded(flow)) flows.remove(flow);
     });
     for (const group of groups) {
       group.cancelled = true;
       if (group.notice !== undefined) this.#dropNotice(group.notice);
     }
     this.#collectGroups(service);
-    return { abandoned };
+    return { abandoned: [...cutOff.values()] };
   }
 
   flowsMoved(args: Arguments<'flows-moved'>): Result<'flows-moved'> {

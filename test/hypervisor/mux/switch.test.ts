@@ -318,6 +318,38 @@ test(
 );
 
 test(
+  'a switch that is taken back leaves nothing steered',
+  within(() => {
+    const b = bench();
+    established(b, 4000);
+    established(b, 4001);
+    b.mux.switch({ ...CUT, moved: [flowName(4001)] });
+    b.mux.switch({ address: SERVICE, from: 'b', to: 'a', moved: 'all' });
+    assert.equal(b.mux.flows({ address: SERVICE, steered: true }), []);
+    b.up.deliver(fromClient(4000, FLAG.ACK), fromClient(4001, FLAG.ACK));
+    assert.equal([b.a.take().length, b.b.take().length], [2, 0]);
+    assert.equal(b.mux.switch({ ...CUT, moved: [flowName(4001)] }).steered, 1, 'the cut can be made again');
+  }),
+);
+
+test(
+  'the second address may have a path of its own while the notice is set',
+  within(() => {
+    const b = bench();
+    established(b, 4000);
+    b.mux.switch({ ...CUT, notice: { second: SECOND }, addresses: { a: [SECOND], b: [SERVICE] } });
+    b.mux.pathSet({ address: SECOND, port: 'a' });
+    b.a.deliver(fromSecond(4000, FLAG.ACK));
+    assert.equal(b.up.texts(), [`tcp ${SERVICE}:80 > ${CLIENT}:4000 A`]);
+    b.up.deliver(
+      fromClient(4000, FLAG.ACK),
+      udp({ from: CLIENT, to: SECOND, toMac: MAC.b, sport: 1, dport: 2 }),
+    );
+    assert.equal(b.a.texts(), [`tcp ${CLIENT}:4000 > ${SECOND}:80 A`, `udp ${CLIENT}:1 > ${SECOND}:2`]);
+  }),
+);
+
+test(
   'flows-moved: named flows follow the path from then on',
   within(() => {
     const b = bench();
