@@ -72,13 +72,13 @@ function advertise(tcb: Tcb): number {
   return field;
 }
 
-/** Whether reading has opened the window enough to tell the peer. */
+/** Whether reading has opened the window enough to tell the peer, which may be waiting for it. */
 export function windowUpdateDue(tcb: Tcb): boolean {
-  const gain = tcb.rcvSpace - tcb.rcvWnd;
-  return (
-    gain >= Math.min(tcb.rcvBuf >>> 1, 2 * tcb.localMss) &&
-    (tcb.rcvWnd < tcb.rcvBuf >>> 2 || gain >= tcb.rcvBuf >>> 2)
-  );
+  if (tcb.bytesReceived === 0) return false;
+  const offered = tcb.rcvWnd;
+  const gain = Math.min(tcb.rcvSpace, MAX_WINDOW_FIELD << tcb.rcvScale) - offered;
+  if (gain >= tcb.rcvBuf >>> 1) return true;
+  return offered < tcb.rcvBuf >>> 2 && gain >= Math.min(tcb.rcvBuf >>> 1, 2 * tcb.localMss);
 }
 
 const sackLeft: number[] = [0, 0, 0, 0];

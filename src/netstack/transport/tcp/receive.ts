@@ -71,6 +71,14 @@ function takeTimestamp(tcb: Tcb, segment: Segment): void {
 
 /** 3.10.7.4 first: is it in the window; trims what was received before and what lies beyond. */
 function checkSequence(engine: Engine, tcb: Tcb, segment: Segment): boolean {
+  if (
+    tcb.state === STATE.SYN_RECEIVED &&
+    segment.seq === tcb.irs &&
+    (segment.flags & (SYN | ACK)) === (SYN | ACK)
+  ) {
+    // Simultaneous open (3.5, figure 8): the SYN is old, the ACK is not.
+    segment.trimFront(1);
+  }
   const { len } = segment;
   const wnd = tcb.rcvWnd;
   const edge = seqAdd(tcb.rcvNxt, wnd);
