@@ -86,7 +86,8 @@ interface Segment {
   synced: number;
 }
 
-const INLINE_BYTES = 64 * 1024;
+/** Records up to this size are written on the event loop when no batch is under way. */
+const INLINE_BYTES = 128 * 1024 + RECORD.size;
 const BATCH_RECORDS = 256;
 const BATCH_BYTES = 16 * 1024 * 1024;
 
