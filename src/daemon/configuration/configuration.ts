@@ -63,7 +63,7 @@ export interface TcpHealth {
 export interface PartitionConfiguration {
   readonly id: string;
   readonly kind: 'process';
-  readonly processor: { readonly cpu: number; readonly sharePercent: number };
+  readonly processor: { readonly cpu: number; readonly sharePercent: number; readonly capped: boolean };
   readonly memoryMiB: number;
   readonly disks: readonly DiskConfiguration[];
   readonly network: readonly NetworkDeviceConfiguration[];

@@ -165,7 +165,8 @@ const partition = object(
     },
     processor: object('Its part of a processor.', ['cpu'], {
       cpu: integer('Number of the processor, from 0.', 0, 4095),
-      sharePercent: integer('Share of that processor.', 1, 100, 100),
+      sharePercent: integer('Share of that processor that it gets when others want it, too.', 1, 100, 100),
+      capped: boolean('It never gets more than its share, not even of an idle processor.', false),
     }),
     memoryMiB: integer('Memory.', 64, 1_048_576),
     disks: list(
