@@ -5,7 +5,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { CodedError, sentenceOf, systemClock, systemRandom } from '../../common/index.ts';
+import { CodedError, messageOf, sentenceOf, systemClock, systemRandom } from '../../common/index.ts';
 import type { Cidr, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
 import {
   CaptureLink,
@@ -61,7 +61,7 @@ function macOf(address: IpAddress): MacAddress {
 }
 
 function check(options: RunStackOptions): Checked {
-  const address = parseCidr(options.address);
+  const address = options.address.includes('/') ? parseCidr(options.address) : undefined;
   if (address === undefined) {
     throw new StackCommandError(
       'BAD_ADDRESS',
@@ -100,6 +100,16 @@ function check(options: RunStackOptions): Checked {
     });
   }
   return { address, gateway, mac, app };
+}
+
+/** An error while the program starts is the program's: its trace is what helps. */
+async function load(app: string): Promise<void> {
+  try {
+    await import(pathToFileURL(app).href);
+  } catch (cause) {
+    const trace = cause instanceof Error && cause.stack !== undefined ? cause.stack : messageOf(cause);
+    throw new StackCommandError('APP_FAILED', `the program ${app} failed: ${trace}`, { cause });
+  }
 }
 
 function ended(signal: AbortSignal | undefined, gone: Promise<Error>): Promise<Error | undefined> {
@@ -160,7 +170,7 @@ export async function runStack(options: RunStackOptions): Promise<number> {
     print(`changeover stack: ${formatCidr(address)} (${formatMac(mac)}) on ${tap.name}, mtu ${tap.mtu}`);
     process.argv.splice(1, process.argv.length - 1, app, ...(options.args ?? []));
     try {
-      await import(pathToFileURL(app).href);
+      await load(app);
       const reason = await ended(options.signal, gone);
       if (reason !== undefined) throw reason;
     } finally {
@@ -170,7 +180,8 @@ export async function runStack(options: RunStackOptions): Promise<number> {
     }
     return 0;
   } catch (error) {
-    complain(`changeover stack: ${sentenceOf(error)}`);
+    const failed = error instanceof StackCommandError && error.code === 'APP_FAILED';
+    complain(`changeover stack: ${failed ? error.message : sentenceOf(error)}`);
     return 1;
   } finally {
     link?.close();

@@ -10,7 +10,7 @@ import { seeded, within } from '../../../support/index.ts';
 import { established, Network } from './support/index.ts';
 
 const matrix = suite('netstack/transport/tcp/matrix');
-const full = process.env['MATRIX'] === 'full';
+const full = process.env['MATRIX'] === 'full' || process.env['SOAK'] === '1';
 
 interface Case {
   readonly loss: number;
