@@ -118,7 +118,11 @@ function httpHandler(
     return {
       connected: () => {
         const request = `GET ${http.path} HTTP/1.1\r\nHost: ${host}\r\nUser-Agent: changeover\r\nConnection: close\r\n\r\n`;
-        connection()?.write(Buffer.from(request));
+        try {
+          connection()?.write(Buffer.from(request));
+        } catch (error) {
+          settle(false, messageOf(error));
+        }
       },
       readable: () => {
         const c = connection();

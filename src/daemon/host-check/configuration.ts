@@ -40,7 +40,8 @@ function daemon(c: Configuration): HostFinding {
 
 /** `0-3,8` → [0, 1, 2, 3, 8]. */
 export function processorList(text: string): number[] {
-  return text.split(',').flatMap((part) => {
+  const parts = text.split(',').filter((part) => part !== '');
+  return parts.flatMap((part) => {
     const [from = Number.NaN, to = from] = part.split('-').map(Number);
     return Number.isInteger(from) && Number.isInteger(to)
       ? Array.from({ length: to - from + 1 }, (_, i) => from + i)
