@@ -43,6 +43,7 @@ export function runPaths(directory: string): RunPaths {
       inside('agents'),
       inside('logs'),
       inside('scratch'),
+      inside('cache'),
     ],
   };
 }

@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process';
 import {
   closeSync,
   existsSync,
+  mkdirSync,
   openSync,
   readFileSync,
   readSync,
@@ -13,14 +14,18 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { resolve } from 'node:path';
+import { createRequire } from 'node:module';
+import { dirname, resolve } from 'node:path';
 import { codeOf, messageOf } from '../../../common/index.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
 import { GuestKindError } from '../guest-kind.ts';
 import type { BootDescription } from './boot-description.ts';
 import { limitProcess, limitsOf } from './limits.ts';
 
+const require = createRequire(import.meta.url);
 const GUEST_MAIN = resolve(import.meta.dirname, '../../../guest/main.ts');
+/** The product's own folder: the only files of the host that a guest reads, beside its boot file and its scratch directory. */
+const PRODUCT = resolve(import.meta.dirname, '../../../..');
 const MAX_LOG_BYTES = 4 * 1024 * 1024;
 const TAIL_BYTES = 16 * 1024;
 const DEFAULT_LINES = 20;
@@ -46,12 +51,14 @@ export class ProcessKind implements GuestKind {
   /** Throws GuestKindError `spawn-failed`. */
   async start(spec: GuestSpec): Promise<RunningGuest> {
     const { config } = spec;
+    mkdirSync(spec.scratchDirectory, { recursive: true, mode: 0o700 });
     writeFileSync(spec.bootFile, `${JSON.stringify(bootDescription(spec), null, 2)}\n`, { mode: 0o600 });
     rotate(spec.logFile);
     const log = openSync(spec.logFile, 'a', 0o600);
     const args = [
       '--disable-warning=ExperimentalWarning',
       `--max-old-space-size=${config.memoryMiB}`,
+      ...permissions(spec),
       GUEST_MAIN,
       '--boot',
       spec.bootFile,
@@ -150,6 +157,21 @@ class ProcessGuest implements RunningGuest {
       if (codeOf(error) !== 'ESRCH') throw error;
     }
   }
+}
+
+/**
+ * Node's permission model: no child processes, no threads, no native addons, no inspector; files as listed. Sockets are not
+ * restricted by it.
+ */
+function permissions(spec: GuestSpec): string[] {
+  const modules = ['ext2fs', 'diff'].map((name) => dirname(dirname(require.resolve(`${name}/package.json`))));
+  const readable = new Set([PRODUCT, ...modules, spec.bootFile, spec.scratchDirectory, spec.cacheDirectory]);
+  const writable = [spec.scratchDirectory, spec.cacheDirectory, spec.agentSocket];
+  return [
+    '--permission',
+    ...[...readable].map((path) => `--allow-fs-read=${path}`),
+    ...writable.map((path) => `--allow-fs-write=${path}`),
+  ];
 }
 
 function bootDescription(spec: GuestSpec): BootDescription {
