@@ -67,7 +67,10 @@ export const RECORD = {
   tag: 44,
   /** CRC-32 of bytes 0 … 47. */
   headerChecksum: 48,
-  /** CRC-32 of bytes 0 … 51 and the data. */
+  /**
+   * CRC-32 of bytes 0 … 47 and the data. The header's checksum is left out on purpose: a CRC over a message and its own CRC
+   * is a constant, and data under the header of another record would pass.
+   */
   checksum: 52,
   /** [1007] The data. */
   data: 56,
@@ -173,8 +176,8 @@ export function emitRecordHeader(
   writeU53(out, at + RECORD.length, length);
   out.writeUInt32LE(data === undefined ? 0 : data.length, at + RECORD.payload);
   out.writeUInt32LE(tag, at + RECORD.tag);
-  out.writeUInt32LE(crc32(out.subarray(at, at + RECORD.headerChecksum)), at + RECORD.headerChecksum);
-  const head = crc32(out.subarray(at, at + RECORD.checksum));
+  const head = crc32(out.subarray(at, at + RECORD.headerChecksum));
+  out.writeUInt32LE(head, at + RECORD.headerChecksum);
   out.writeUInt32LE(data === undefined ? head : crc32(data, head), at + RECORD.checksum);
 }
 
@@ -186,13 +189,12 @@ export function isRecordHeader(bytes: Buffer, at: number): boolean {
   );
 }
 
-/** The whole record stands in `bytes` from `at` on, and its checksum is right. */
+/** The whole record stands in `bytes` from `at` on, its header is one, and its checksum is right. */
 export function isRecordIntact(bytes: Buffer, at: number): boolean {
   const payload = bytes.readUInt32LE(at + RECORD.payload);
-  const head = crc32(bytes.subarray(at, at + RECORD.checksum));
-  const sum =
-    payload === 0 ? head : crc32(bytes.subarray(at + RECORD.data, at + RECORD.data + payload), head);
-  return sum === bytes.readUInt32LE(at + RECORD.checksum);
+  const head = bytes.readUInt32LE(at + RECORD.headerChecksum);
+  const data = bytes.subarray(at + RECORD.data, at + RECORD.data + payload);
+  return (payload === 0 ? head : crc32(data, head)) === bytes.readUInt32LE(at + RECORD.checksum);
 }
 
 /** A u64 below 2^53 as number. */

@@ -102,7 +102,7 @@ format(
       '0c000000', // payload 12
       '00112233', // tag
       '0fd1861f', // CRC-32 of bytes 0 to 47
-      '6104db22', // CRC-32 of bytes 0 to 51 and the data
+      'b7d59291', // CRC-32 of bytes 0 to 47 and the data
       '68656c6c6f2c206469736b21', // hello, disk!
     ].join('');
     assert.is(record().toString('hex'), documented);
@@ -125,6 +125,25 @@ format(
       bad[bit >> 3]! ^= 1 << (bit & 7);
       assert.not.ok(isRecordHeader(bad, 0) && isRecordIntact(bad, 0), `bit ${bit}`);
     }
+  }),
+);
+
+format(
+  'record: data that stands under the header of another record is noticed',
+  within(() => {
+    const records = [1, 2].map((n) => {
+      const data = Buffer.alloc(64, n);
+      const out = Buffer.alloc(RECORD.size + data.length);
+      emitRecordHeader(out, 0, RecordKind.data, 0, BigInt(n), 0n, n * 512, data.length, 0, data);
+      data.copy(out, RECORD.data);
+      return out;
+    });
+    const mixed = Buffer.concat([
+      records[0]!.subarray(0, RECORD.checksum),
+      records[1]!.subarray(RECORD.checksum),
+    ]);
+    assert.ok(isRecordHeader(mixed, 0));
+    assert.not.ok(isRecordIntact(mixed, 0));
   }),
 );
 
