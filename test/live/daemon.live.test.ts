@@ -244,6 +244,10 @@ daemon(
     process.kill(before.pid, 'SIGKILL');
     assert.is((await ask('GET', '/version')).status, 200, 'without a control process');
     assert.is((await changeover('status')).code, 1);
+    assert.match(
+      (await changeover('down')).err,
+      /ended without taking things down: changeover up --detach adopts/,
+    );
     const up = await changeover('up', '--detach', '--json');
     assert.is(up.code, 0, up.err);
     const after = JSON.parse(up.out) as StatusView;

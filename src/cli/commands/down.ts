@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { codeOf } from '../../common/index.ts';
 import { CliError } from '../cli-error.ts';
 import type { ExitCode } from '../exit-codes.ts';
 import { EXIT } from '../exit-codes.ts';
@@ -10,7 +11,18 @@ const STOP_LIMIT_MS = 60_000;
 /** JSON: {runDirectory, stopped: true}. Returns when the daemon is gone. */
 export async function down(session: Session, options: Readonly<Record<string, unknown>>): Promise<ExitCode> {
   const api = await session.api();
-  const { pid } = await api.get<{ pid: number }>('/status');
+  let pid: number;
+  try {
+    ({ pid } = await api.get<{ pid: number }>('/status'));
+  } catch (error) {
+    if (codeOf(error) === 'no-daemon' && existsSync(join(api.runDirectory, 'mux.pid'))) {
+      throw new CliError('no-daemon', `the daemon on ${api.runDirectory} ended without taking things down`, {
+        remedy: 'changeover up --detach adopts what still runs, then changeover down ends it',
+        cause: error,
+      });
+    }
+    throw error;
+  }
   await api.post('/shutdown', { keepRunning: options['keepRunning'] === true });
   const untilMs = performance.now() + STOP_LIMIT_MS;
   while (alive(pid) || existsSync(join(api.runDirectory, 'api.sock'))) {

@@ -1,6 +1,6 @@
 /** `up`: the daemon in the foreground, or detached and waited for. */
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { StatusView } from '../../daemon/index.ts';
@@ -48,7 +48,7 @@ async function detached(
   mkdirSync(stateDirectory, { recursive: true, mode: 0o700 });
   const logFile = join(stateDirectory, 'control.log');
   const output = openSync(logFile, 'a', 0o600);
-  const startedAt = Date.now();
+  const logged = fstatSync(output).size;
   const main = fileURLToPath(new URL('../../daemon/processes/control.ts', import.meta.url));
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main, '--config', file], {
     stdio: ['ignore', output, output],
@@ -63,7 +63,7 @@ async function detached(
   });
   const untilMs = performance.now() + UP_LIMIT_MS;
   while (!(await answers(api))) {
-    if (died || performance.now() > untilMs) throw notUp(logFile, startedAt, died);
+    if (died || performance.now() > untilMs) throw notUp(logFile, logged, died);
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
   const view = await api.get<StatusView>('/status');
@@ -85,19 +85,21 @@ async function answers(api: ApiClient): Promise<boolean> {
   }
 }
 
-/** The last error that the daemon logged is what a person has to know. */
-function notUp(logFile: string, startedAt: number, died: boolean): CliError {
-  const lines = readFileSync(logFile, 'utf8').trim().split('\n').slice(-50);
+/** The last error that the daemon logged since it was started is what a person has to know. */
+function notUp(logFile: string, from: number, died: boolean): CliError {
   let last: string | undefined;
-  for (const line of lines) {
+  let thrown: string | undefined;
+  for (const line of readFileSync(logFile).subarray(from).toString('utf8').split('\n')) {
     try {
-      const entry = JSON.parse(line) as { level?: string; message?: string; time?: string };
-      const recent = Date.parse(entry.time ?? '') >= startedAt - 1000;
-      if (entry.level === 'error' && recent) last = entry.message;
+      const entry = JSON.parse(line) as { level?: string; message?: string };
+      if (entry.level === 'error') last = entry.message;
     } catch {
-      // Not one of our log lines.
+      // Not one of our log lines: what Node says of a program that it could not load.
+      if (/Error\b.*: /.test(line)) thrown = line.trim();
     }
   }
-  const why = last ?? (died ? 'the daemon ended without a word' : 'the daemon is not up after 60 s');
-  return new CliError('not-up', why, { remedy: `see ${logFile}` });
+  const silent = died
+    ? 'the daemon ended without a word'
+    : `the daemon is not up after ${UP_LIMIT_MS / 1000} s`;
+  return new CliError('not-up', last ?? thrown ?? silent, { remedy: `see ${logFile}` });
 }

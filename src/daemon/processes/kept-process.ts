@@ -24,6 +24,7 @@ export class KeptProcessError extends CodedError {}
 const BACK_OFF_MS = [25, 100, 300, 1000, 2000, 5000] as const;
 /** A process that lived so long starts the back-off from its beginning. */
 const HEALTHY_AFTER_MS = 30_000;
+const LAST_LINES = 4;
 const START_LIMIT_MS = 10_000;
 const STOP_LIMIT_MS = 5_000;
 
@@ -287,7 +288,9 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
       } catch (error) {
         if (died !== undefined || performance.now() > untilMs) {
           if (died === undefined) child.kill('SIGKILL');
-          const why = died ?? `it did not listen on ${socket} within ${START_LIMIT_MS} ms`;
+          const reason = died ?? `it did not listen on ${socket} within ${START_LIMIT_MS} ms`;
+          const last = lastLines(logFile);
+          const why = last === '' ? reason : `${reason}; its last output: ${last}`;
           throw new KeptProcessError('start-failed', `the ${title} could not be started: ${why}`, {
             remedy: `see ${logFile}`,
             values: { logFile },
@@ -325,6 +328,15 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
         if (this.#state !== 'stopped') this.#again();
       });
     }, delayMs);
+  }
+}
+
+/** The end of a log, in one line; empty when there is none. */
+function lastLines(logFile: string): string {
+  try {
+    return readFileSync(logFile, 'utf8').trim().split('\n').slice(-LAST_LINES).join(' | ');
+  } catch {
+    return '';
   }
 }
 
