@@ -23,6 +23,11 @@ export interface WriteSink {
     data: Uint8Array | undefined,
     options: WriteZeroesOptions | undefined,
   ): Promise<void> | undefined;
+  /**
+   * As `record`, when it can be done at once; false: nothing was recorded. It may be followed by `record` of the same write:
+   * whoever reads the log gets the same bytes twice.
+   */
+  recordNow?(kind: WriteKind, address: number, length: number, data: Uint8Array): boolean;
   /** The write is over; when not `ok`, nobody knows what stands on the device there. */
   landed(address: number, length: number, ok: boolean): void;
   /** The device is being flushed: what was recorded must become durable too. */
@@ -59,7 +64,23 @@ export class WriteTrap extends FilterDevice {
   }
 
   writeAtSync(source: Uint8Array, offset: bigint): boolean {
-    return this.#sink === undefined && this.next.writeAtSync?.(source, offset) === true;
+    const sink = this.#sink;
+    if (sink === undefined) return this.next.writeAtSync?.(source, offset) === true;
+    if (this.next.writeAtSync === undefined || sink.recordNow === undefined) return false;
+    checkRange(this, offset, BigInt(source.length));
+    const start = Number(offset);
+    const end = start + source.length;
+    for (const other of this.#inFlight) if (other.start < end && start < other.end) return false;
+    if (!sink.recordNow('data', start, source.length, source)) return false;
+    let done = false;
+    try {
+      done = this.next.writeAtSync(source, offset);
+    } catch (error) {
+      sink.landed(start, source.length, false);
+      throw error;
+    }
+    if (done) sink.landed(start, source.length, true);
+    return done;
   }
 
   override writeAt(source: Uint8Array, offset: bigint, options?: WriteOptions): Promise<void> {

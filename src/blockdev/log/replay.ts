@@ -1,12 +1,13 @@
 /** 805/905: reflecting what a write log says onto a device; and what is wrong with a log. */
-import { closeSync, ftruncateSync, openSync, readdirSync, statSync, unlinkSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { closeSync, ftruncateSync, openSync, read, readdirSync, statSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { readNow } from 'block-io';
 import type { Device } from '../device.ts';
 import type { RecordKindName } from './format.ts';
 import { LogError, RECORD, SEGMENT, segmentName, segmentNumbers } from './format.ts';
 import type { Finding, LogRecord, ScanOptions } from './log-reader.ts';
 import { LogReader } from './log-reader.ts';
+import type { Piece } from './plan.ts';
 import { planPieces } from './plan.ts';
 import type { LogTail } from './write-log.ts';
 import { bootId } from './write-log.ts';
@@ -146,55 +147,110 @@ export function damaged(directory: string, finding: Finding): LogError {
   });
 }
 
-/** Pieces on their way to the target at once. */
-const REFLECT_DEPTH = 8;
-/** Largest piece written at once. */
-const REFLECT_BYTES = 1024 * 1024;
+/** Stretches on their way to the target at once. */
+const REFLECT_DEPTH = 4;
+/** Largest stretch written at once. */
+const REFLECT_BYTES = 256 * 1024;
+
+/** A stretch of the disk to write at once: neighbouring pieces of data, or one of zeroes. */
+interface Stretch {
+  readonly start: number;
+  readonly end: number;
+  readonly pieces: readonly Piece<LogRecord>[];
+}
+
+/** Neighbouring pieces of data are put together, long ones taken apart. */
+function* stretchesOf(pieces: readonly Piece<LogRecord>[]): Generator<Stretch> {
+  let run: Piece<LogRecord>[] = [];
+  const taken = (): Stretch => {
+    const stretch = { start: run[0]!.start, end: run.at(-1)!.end, pieces: run };
+    run = [];
+    return stretch;
+  };
+  for (const piece of pieces) {
+    const last = run.at(-1);
+    if (last !== undefined && (last.end !== piece.start || piece.from.kind !== 'data')) yield taken();
+    if (piece.from.kind !== 'data') {
+      yield { ...piece, pieces: [piece] };
+      continue;
+    }
+    for (let { start } = piece; start < piece.end; ) {
+      const room = REFLECT_BYTES - (run.length === 0 ? 0 : start - run[0]!.start);
+      const end = Math.min(piece.end, start + room);
+      run.push({ start, end, from: piece.from });
+      start = end;
+      if (end - run[0]!.start >= REFLECT_BYTES) yield taken();
+    }
+  }
+  if (run.length > 0) yield taken();
+}
 
 /** Puts the newest bytes of `records` (in order of sequence) on the target; returns bytes written. Does not flush. */
 export async function reflect(
   reader: LogReader,
   records: readonly LogRecord[],
   target: Device,
-  onBytes?: (bytes: number) => void,
 ): Promise<number> {
-  const pieces = planPieces(records);
-  const files = new Map<number, Awaited<ReturnType<typeof open>>>();
+  const files = new Map<number, number>();
+  const stretches = stretchesOf(planPieces(records));
   let written = 0;
-  let next = 0;
   const worker = async () => {
-    while (next < pieces.length) {
-      const piece = pieces[next++]!;
-      const { from } = piece;
+    const buffer = Buffer.allocUnsafe(REFLECT_BYTES);
+    for (let turn = 1; ; turn++) {
+      const { value: stretch, done } = stretches.next();
+      if (done === true) return;
+      const { start, end, pieces } = stretch;
+      const { from } = pieces[0]!;
       if (from.kind !== 'data') {
-        await target.writeZeroes(BigInt(piece.start), BigInt(piece.end - piece.start), {
-          noHole: from.noHole,
-        });
+        await target.writeZeroes(BigInt(start), BigInt(end - start), { noHole: from.noHole });
       } else {
-        const file = files.get(from.segment)!;
-        const origin = from.offset + RECORD.data - from.address;
-        for (let at = piece.start; at < piece.end; at += REFLECT_BYTES) {
-          const data = Buffer.allocUnsafe(Math.min(REFLECT_BYTES, piece.end - at));
-          const { bytesRead } = await file.read(data, 0, data.length, origin + at);
-          if (bytesRead !== data.length)
-            throw new LogError('damaged', `${segmentName(from.segment)} became shorter while it was read`);
-          await target.writeAt(data, BigInt(at));
+        const data = buffer.subarray(0, end - start);
+        for (const piece of pieces) {
+          const part = data.subarray(piece.start - start, piece.end - start);
+          const position = piece.from.offset + RECORD.data + piece.start - piece.from.address;
+          const waiting = readWhole(fileOf(files, reader, piece.from.segment), part, position);
+          if (waiting !== undefined) await waiting;
         }
+        await target.writeAt(data, BigInt(start));
       }
-      written += piece.end - piece.start;
-      onBytes?.(piece.end - piece.start);
+      written += end - start;
+      // Cached reads and small writes never wait: let others have their turn.
+      if (turn % 16 === 0) await new Promise((resolve) => setImmediate(resolve));
     }
   };
   try {
-    for (const { from } of pieces)
-      if (!files.has(from.segment))
-        files.set(from.segment, await open(join(reader.directory, segmentName(from.segment)), 'r'));
     const outcomes = await Promise.allSettled(Array.from({ length: REFLECT_DEPTH }, worker));
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   } finally {
-    for (const file of files.values()) await file.close();
+    for (const fd of files.values()) closeSync(fd);
   }
   return written;
+}
+
+function fileOf(files: Map<number, number>, reader: LogReader, segment: number): number {
+  let fd = files.get(segment);
+  if (fd === undefined) {
+    fd = openSync(join(reader.directory, segmentName(segment)), 'r');
+    files.set(segment, fd);
+  }
+  return fd;
+}
+
+/** Reads exactly `target`; undefined when it was cached and is done. */
+function readWhole(fd: number, target: Buffer, position: number): Promise<void> | undefined {
+  if (readNow(fd, target, 0, target.length, position) === target.length) return undefined;
+  return new Promise((resolve, reject) => {
+    let done = 0;
+    const next = () =>
+      read(fd, target, done, target.length - done, position + done, (error, count) => {
+        if (error) return reject(error);
+        if (count === 0) return reject(new LogError('damaged', 'a segment became shorter while it was read'));
+        done += count;
+        if (done === target.length) resolve();
+        else next();
+      });
+    next();
+  });
 }
 
 export interface Recovery {

@@ -221,6 +221,14 @@ export class WriteLog implements WriteSink {
     return this.#append(kind, flags, address, length, data);
   }
 
+  recordNow(kind: WriteKind, address: number, length: number, data: Uint8Array): boolean {
+    if (this.#spilled === undefined) {
+      if (this.#batch !== undefined || data.length + RECORD.size > INLINE_BYTES) return false;
+      if (!this.#budget.allows(performance.now())) return false;
+    }
+    return this.#append(kind, 0, address, length, data) === undefined;
+  }
+
   landed(address: number, length: number, ok: boolean): void {
     // A failed write leaves unknown bytes: the disk is asked at replay. A spilled one must be read after it has landed.
     if (!ok || this.#spilled !== undefined) this.#markDirty(address, length);

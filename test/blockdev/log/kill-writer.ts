@@ -31,7 +31,8 @@ async function writer(own: number): Promise<void> {
     const data = Buffer.alloc(large ? 96 * 1024 : 4096);
     for (let at = 0; at < data.length; at += 4) data.writeUInt32LE(mine, at);
     const offset = large ? 12 * 1024 * 1024 + own * 128 * 1024 : block * 4096;
-    await stack.top.writeAt(data, BigInt(offset));
+    const now = random.below(2) === 0 && stack.top.writeAtSync(data, BigInt(offset));
+    if (!now) await stack.top.writeAt(data, BigInt(offset));
     writeSync(1, `${offset} ${mine}\n`);
     if (random.below(40) === 0) await stack.top.flush();
   }
