@@ -67,8 +67,6 @@ const run = (outcome: Outcome) => JSON.parse(outcome.out) as RunView;
 
 cli.before(async () => {
   scene = await buildScene(mkdtempSync(join(tmpdir(), 'changeover-cli-run-')));
-  const up = await changeover(['up', '--detach']);
-  assert.is(up.code, 0, up.err);
 });
 
 cli.after(async () => {
@@ -79,6 +77,8 @@ cli.after(async () => {
 cli(
   'nothing flagged: refused with exit 3, nothing was begun',
   within(async () => {
+    const up = await changeover(['up', '--detach']);
+    assert.is(up.code, 0, up.err);
     const { code, err } = await changeover(['patch', 'run']);
     assert.is(code, 3, err);
     assert.match(err, /no patch is flagged for the next run: flag one with: changeover patch flag FILE/);
