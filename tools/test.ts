@@ -62,6 +62,7 @@ function run(file: string): Promise<Outcome> {
       env: { ...process.env, FORCE_COLOR: '0', NO_COLOR: '1' },
       detached: true,
     });
+    running.add(child.pid!);
     let output = '';
     const add = (chunk: Buffer) => {
       output += chunk.toString();
@@ -78,6 +79,7 @@ function run(file: string): Promise<Outcome> {
     }, FILE_LIMIT_MS);
     child.on('close', (code) => {
       clearTimeout(limit);
+      running.delete(child.pid!);
       try {
         process.kill(-child.pid!, 'SIGKILL');
       } catch {
@@ -96,6 +98,20 @@ function run(file: string): Promise<Outcome> {
     });
   });
 }
+
+/** Process groups of test files that run now: they end with us. */
+const running = new Set<number>();
+function killRunning(): void {
+  for (const pid of running) {
+    try {
+      process.kill(-pid, 'SIGKILL');
+    } catch {
+      // It has just ended.
+    }
+  }
+}
+process.on('exit', killRunning);
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(130));
 
 const outcomes: Outcome[] = [];
 async function worker(queue: string[]): Promise<void> {

@@ -39,10 +39,11 @@ function writers(count: number) {
         else failures.push(`${answer.status} ${answer.body}`);
       } catch (error) {
         failures.push(String(error));
+        stopped ||= failures.length > 20;
       }
     }
   });
-  return {
+  const load = {
     acknowledged,
     failures,
     stop: async () => {
@@ -50,7 +51,16 @@ function writers(count: number) {
       await Promise.all(tasks);
     },
   };
+  open.add(load);
+  return load;
 }
+
+/** Writers that a failed test left running. */
+const open = new Set<{ stop(): Promise<void> }>();
+changeover.after.each(async () => {
+  for (const load of open) await load.stop();
+  open.clear();
+});
 
 changeover(
   'hold: wrk and writers see no failure, entries are on the disk that serves, again after the rollback',
