@@ -21,7 +21,7 @@ const { EOPNOTSUPP, EAGAIN, ENOSYS, EINVAL, EXDEV, ENOTTY, ENXIO } = constants.e
 function load(): Native | undefined {
   if (process.env['BLOCK_IO'] === 'off') return undefined;
   try {
-    return createRequire(import.meta.url)('../build/block-io.node') as Native;
+    return createRequire(import.meta.url)('../build/block_io.node') as Native;
   } catch {
     return undefined;
   }

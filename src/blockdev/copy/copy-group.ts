@@ -12,13 +12,14 @@
  * its targets stay invalid, writes go on. Crash points: a target is marked invalid before its first byte is touched; the fence
  * is durable before the target is marked valid, so that there is never a valid copy of a disk that may still be written.
  */
-import { renameSync, rmSync, statfsSync } from 'node:fs';
+import { renameSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../common/index.ts';
 import { CodedError, codeOf, messageOf, systemClock, systemRandom } from '../../common/index.ts';
 import type { LogPosition } from '../log/index.ts';
 import { collect, LogReader, recoverLog, reflect, WriteLog } from '../log/index.ts';
 import { bulkCopy, clearDevice, dataBytes } from './bulk-copy.ts';
+import { dropStaleCopyLog, withCap, withLimit } from './copy-limits.ts';
 import type { DiskStack } from './disk-stack.ts';
 import { hashDevice } from './hash.ts';
 import type { InvalidMark } from './invalid-mark.ts';
@@ -568,37 +569,4 @@ export class CopyGroup {
 
 function deltaOf({ log, reflected }: Member): number {
   return log.logged - reflected + log.dirtyBytes;
-}
-
-function withCap<T extends { readonly capBytes?: number }>(options: T, directory: string): T {
-  if (options.capBytes !== undefined) return options;
-  try {
-    const { bavail, bsize } = statfsSync(directory);
-    return { ...options, capBytes: Math.floor((bavail * bsize) / 2) };
-  } catch {
-    return options;
-  }
-}
-
-/** The log of a copy that died is of no use: its target is invalid. The log of anything else is never removed. */
-async function dropStaleCopyLog(directory: string): Promise<void> {
-  try {
-    const reader = await LogReader.open(directory);
-    if (reader.header.purpose === 'copy') rmSync(directory, { recursive: true, force: true });
-  } catch (error) {
-    if (codeOf(error) !== 'no-log') throw error;
-  }
-}
-
-async function withLimit<T>(work: Promise<T>, ms: number, clock: Clock, late: () => Error): Promise<T> {
-  let expire: () => void = () => {};
-  const expired = new Promise<never>((_resolve, reject) => {
-    expire = () => reject(late());
-  });
-  const timer = clock.after(ms, () => expire());
-  try {
-    return await Promise.race([work, expired]);
-  } finally {
-    timer.cancel();
-  }
 }

@@ -4,7 +4,7 @@
  * answers what is in flight, makes logs durable, flushes and closes disks, exits 0.
  */
 import { parseArgs } from 'node:util';
-import { ChannelServer } from '../../channel/index.ts';
+import { ChannelError, ChannelServer } from '../../channel/index.ts';
 import { jsonLog, sentenceOf } from '../../common/index.ts';
 import type { DiskCommands, DiskEvents } from '../../hypervisor/index.ts';
 import { DiskService } from '../../hypervisor/index.ts';
@@ -20,7 +20,10 @@ async function main(): Promise<void> {
     },
   });
   const socket = values.socket ?? values.control;
-  if (socket === undefined) throw new Error('give --socket PATH');
+  if (socket === undefined)
+    throw new ChannelError('usage', 'the block process needs a control socket', {
+      remedy: 'give --socket PATH',
+    });
   const log = jsonLog((line) => process.stderr.write(line)).with({ process: 'block' });
 
   let ending = false;

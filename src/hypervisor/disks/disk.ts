@@ -26,7 +26,7 @@ import {
   LogAside,
   syncDirectory,
 } from '../../blockdev/index.ts';
-import { CodedError, codeOf, messageOf } from '../../common/index.ts';
+import { CodedError, codeOf } from '../../common/index.ts';
 import type { DiskStatus } from './commands.ts';
 
 /** `unknown-disk`, `unknown-copy`, `in-use`, `not-valid`, `changed`, `EINVAL`, `fence-file`. */
@@ -182,15 +182,16 @@ export class Disk {
       if (codeOf(error) === 'ENOENT') return undefined;
       throw error;
     }
+    let kept: KeptFence | undefined;
     try {
-      const kept = JSON.parse(text) as KeptFence;
-      if (kept.mode === 'refuse' || kept.mode === 'set-aside') return kept;
-      throw new Error('no known mode');
-    } catch (error) {
-      throw new DiskError('fence-file', `${file} is not readable: ${messageOf(error)}`, {
-        remedy: 'it says that the disk is fenced: find out which partition owns the disk before removing it',
-      });
+      kept = JSON.parse(text) as KeptFence;
+    } catch {
+      // Not JSON: told below.
     }
+    if (kept?.mode === 'refuse' || kept?.mode === 'set-aside') return kept;
+    throw new DiskError('fence-file', `${file} names no mode of a fence`, {
+      remedy: 'it says that the disk is fenced: find out which partition owns the disk before removing it',
+    });
   }
 }
 
