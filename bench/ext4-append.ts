@@ -17,6 +17,8 @@ async function serve(directory: string): Promise<void> {
   const server = new NbdServer();
   await server.setExports(new Map([['disk', FileStore.open(join(directory, 'image'))]]));
   await server.listen(join(directory, 'nbd.sock'));
+  // The parent may end without a chance to tell.
+  process.on('disconnect', () => process.exit());
   process.send?.('ready');
 }
 
