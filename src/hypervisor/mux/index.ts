@@ -4,5 +4,6 @@ export type { FlowTableOptions, FlowTimeouts } from './flow-table.ts';
 export * from './mux.ts';
 export * from './mux-error.ts';
 export * from './mux-server.ts';
+export { BARRIER_ETHERTYPE, MUX_MAC } from './own-frames.ts';
 export type { PacketObserver } from './packet-observer.ts';
 export type { PortKind, PortOptions, PortRole } from './state.ts';

@@ -8,38 +8,19 @@
 import type { FlowName } from '../../channel/index.ts';
 import type { Clock, Random, Timer } from '../../common/index.ts';
 import { systemClock, systemRandom } from '../../common/index.ts';
-import type { IpAddress, Ipv4Address } from '../../netstack/index.ts';
-import {
-  ARP_OPERATION,
-  ChangeNotice,
-  ETHERNET,
-  ETHERTYPE,
-  emitArp,
-  emitEthernet,
-  formatIpv4,
-  formatMac,
-  ipAddress,
-  MAC_BROADCAST,
-  MAC_NONE,
-  macAddress,
-  PROTOCOL,
-  VNET_HDR_LEN,
-  writeU32,
-} from '../../netstack/index.ts';
+import type { Ipv4Address } from '../../netstack/index.ts';
+import { ChangeNotice, formatMac, ipAddress, PROTOCOL } from '../../netstack/index.ts';
 import type { MuxCommands, MuxEvents, PortStatus, SwitchCounters } from './commands.ts';
 import { DROP, dropsByName, MUX_DROPS, type MuxDrop } from './drops.ts';
+import { FlowNames, ipv4Of } from './flow-names.ts';
 import type { FlowTableOptions } from './flow-table.ts';
 import { Forwarder } from './forwarder.ts';
 import type { MacTableOptions } from './mac-table.ts';
 import { MuxError } from './mux-error.ts';
+import { announcement, barrierFrame, MUX_MAC } from './own-frames.ts';
 import type { PacketObserver } from './packet-observer.ts';
 import type { DrainGroup, Notice, PortOptions } from './state.ts';
 import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.ts';
-
-/** IEEE 802 local experimental ethertype: the frame after which nothing that is on hold can still arrive. */
-export const BARRIER_ETHERTYPE = 0x88b5;
-/** Source of frames that the mux itself makes: `02` and "muxco". */
-export const MUX_MAC = macAddress('02:6d:75:78:63:6f');
 
 export const HOLD_DEFAULTS = { packets: 4096, bytes: 8 * 1024 * 1024, timeoutMs: 5_000 } as const;
 
@@ -61,6 +42,7 @@ export class Mux {
   readonly #clock: Clock;
   readonly #forwarder: Forwarder;
   readonly #onEvent: NonNullable<MuxOptions['onEvent']>;
+  readonly #names: FlowNames;
   readonly #byName = new Map<string, MuxPort>();
   /** Drops of ports that are gone. */
   readonly #formerDrops = new Float64Array(MUX_DROPS.length);
@@ -78,6 +60,7 @@ export class Mux {
       ...(options.macs === undefined ? {} : { macs: options.macs }),
       onDrained: (group) => this.#drained(group),
     });
+    this.#names = new FlowNames(this.#forwarder.flows);
     this.#tick = this.#clock.after(TICK_MS, () => this.#everySecond());
   }
 
@@ -104,7 +87,7 @@ export class Mux {
       endOfBatch: () => this.#forwarder.endOfBatch(),
       writable: () => this.#writable(port),
     });
-    return this.#status(port);
+    return port.status();
   }
 
   /** Closes the port's device. Its paths are gone, flows that it finished are forgotten. Idempotent. */
@@ -139,7 +122,7 @@ export class Mux {
     port.connected = connected;
     port.blocked = false;
     if (!connected) port.barrier = undefined;
-    this.#onEvent('PORT', { name, state: this.#state(port) });
+    this.#onEvent('PORT', { name, state: port.state });
     this.#letGo();
   }
 
@@ -147,17 +130,17 @@ export class Mux {
     const port = this.#port(name);
     this.#setAttached(port, state === 'attached');
     this.#letGo();
-    return this.#status(port);
+    return port.status();
   }
 
   portAddresses(name: string, addresses: readonly string[]): PortStatus {
     const port = this.#port(name);
     port.setAddresses(addresses.map(ipAddress));
-    return this.#status(port);
+    return port.status();
   }
 
   ports(): PortStatus[] {
-    return [...this.#byName.values()].map((port) => this.#status(port));
+    return [...this.#byName.values()].map((port) => port.status());
   }
 
   /** Drops that a device or its owner counted itself. */
@@ -174,7 +157,7 @@ export class Mux {
   // ---- paths
 
   pathSet(args: Arguments<'path-set'>): void {
-    const address = this.#ipv4(args.address);
+    const address = ipv4Of(args.address);
     const port = this.#port(args.port);
     const service = this.#forwarder.services.get(address | 0) ?? new ServiceAddress(address);
     this.#forwarder.services.set(service.address, service);
@@ -206,8 +189,8 @@ export class Mux {
 
   holdStart(args: Arguments<'hold-start'>): Result<'hold-start'> {
     const service = this.#service(args.address);
-    const except = (args.except ?? []).map((name) => this.#key(service, name));
-    const named = (args.flows ?? []).map((name) => this.#key(service, name));
+    const except = (args.except ?? []).map((name) => this.#names.key(service, name));
+    const named = (args.flows ?? []).map((name) => this.#names.key(service, name));
     const { flows, groups } = this.#begin();
     let hold = service.hold;
     if (hold === undefined) {
@@ -230,14 +213,14 @@ export class Mux {
       this.#onEvent('HOLD_TIMEOUT', { address: service.text, released });
     });
     for (const key of except) {
-      const flow = this.#know(service, key);
+      const flow = this.#names.know(service, key, this.#forwarder.nowMs);
       if (flow >= 0) flows.setExcept(flow, true);
     }
     /** Where packets went that wait from now on. */
     const before = new Set<MuxPort>();
     if (args.scope !== 'flows' && service.path !== undefined) before.add(service.path);
     for (const key of named) {
-      const flow = this.#know(service, key);
+      const flow = this.#names.know(service, key, this.#forwarder.nowMs);
       if (flow < 0) continue;
       flows.setHeld(flow, true);
       const port = groups[flows.group(flow)]?.port ?? service.path;
@@ -284,8 +267,8 @@ export class Mux {
     const addresses = Object.entries(args.addresses ?? {}).map(
       ([name, texts]) => [this.#port(name), texts.map(ipAddress)] as const,
     );
-    const moved = args.moved === 'all' ? 'all' : this.#keys(service, args.moved ?? []);
-    const second = args.notice === undefined ? undefined : this.#ipv4(args.notice.second);
+    const moved = args.moved === 'all' ? 'all' : this.#names.keys(service, args.moved ?? []);
+    const second = args.notice === undefined ? undefined : ipv4Of(args.notice.second);
     const id = this.#forwarder.freeGroup();
     if (id === undefined) {
       throw new MuxError('bad-argument', 'too many switches have flows that are not finished', {
@@ -326,7 +309,7 @@ export class Mux {
         if (before.port === to && before.notice === undefined) flows.setGroup(flow, 0);
         return;
       }
-      if (moved === 'all' || moved.has(keyOf(flows, flow))) {
+      if (moved === 'all' || moved.has(this.#names.keyOf(flow))) {
         flows.setGroup(flow, 0);
         return;
       }
@@ -355,7 +338,7 @@ export class Mux {
     flows.forEach(service.address, (flow) => {
       const id = flows.group(flow);
       if (!ids.has(id) || this.#forwarder.groups[id]?.port === service.path || flows.hasEnded(flow)) return;
-      const name = this.#name(flow);
+      const name = this.#names.name(flow);
       if (name !== undefined) cutOff.set(flow, name);
     });
     if (cutOff.size > 0 && args.force !== true) {
@@ -380,11 +363,11 @@ export class Mux {
 
   flowsMoved(args: Arguments<'flows-moved'>): Result<'flows-moved'> {
     const service = this.#service(args.address);
-    const keys = args.flows.map((name) => this.#key(service, name));
+    const keys = args.flows.map((name) => this.#names.key(service, name));
     const { flows } = this.#begin();
     let moved = 0;
     for (const key of keys) {
-      const flow = this.#know(service, key);
+      const flow = this.#names.know(service, key, this.#forwarder.nowMs);
       if (flow < 0) continue;
       flows.setGroup(flow, 0);
       moved++;
@@ -419,7 +402,7 @@ export class Mux {
     flows.forEach(service.address, (flow) => {
       const group = flows.group(flow);
       if (args.steered !== undefined && args.steered !== (group !== 0)) return;
-      const name = this.#name(flow);
+      const name = this.#names.name(flow);
       if (name === undefined) return;
       list.push({
         flow: name,
@@ -497,7 +480,7 @@ export class Mux {
   }
 
   #service(text: string): ServiceAddress {
-    const service = this.#forwarder.services.get(this.#ipv4(text) | 0);
+    const service = this.#forwarder.services.get(ipv4Of(text) | 0);
     if (service !== undefined) return service;
     throw new MuxError('unknown-address', `${text} has no path`, {
       remedy: 'give it one with path-set',
@@ -505,37 +488,10 @@ export class Mux {
     });
   }
 
-  #ipv4(text: string): Ipv4Address {
-    const address: IpAddress = ipAddress(text);
-    if (typeof address === 'number') return address;
-    throw new MuxError('not-supported', `${text}: service addresses are IPv4 so far`, {
-      remedy: 'use an IPv4 address',
-      values: { address: text },
-    });
-  }
-
-  #state(port: MuxPort): PortStatus['state'] {
-    if (!port.connected) return 'disconnected';
-    return port.attached ? 'attached' : 'isolated';
-  }
-
-  #status(port: MuxPort): PortStatus {
-    return {
-      name: port.name,
-      kind: port.kind,
-      role: port.role,
-      ...(port.mac === undefined ? {} : { mac: formatMac(port.mac) }),
-      state: this.#state(port),
-      received: port.received,
-      transmitted: port.transmitted,
-      drops: dropsByName(port.drops),
-    };
-  }
-
   #setAttached(port: MuxPort, attached: boolean): void {
     if (port.attached === attached) return;
     port.attached = attached;
-    if (port.connected) this.#onEvent('PORT', { name: port.name, state: this.#state(port) });
+    if (port.connected) this.#onEvent('PORT', { name: port.name, state: port.state });
   }
 
   #writable(port: MuxPort): void {
@@ -576,9 +532,7 @@ export class Mux {
 
   #sendBarrier(port: MuxPort): void {
     if (port.barrier === undefined || port.mac === undefined) return;
-    const packet = new Uint8Array(VNET_HDR_LEN + ETHERNET.MIN_FRAME);
-    emitEthernet(packet, VNET_HDR_LEN, port.mac, MUX_MAC, BARRIER_ETHERTYPE);
-    writeU32(packet, VNET_HDR_LEN + ETHERNET.HEADER, port.barrier);
+    const packet = barrierFrame(port.mac, port.barrier);
     if (!this.#forwarder.originate(port, packet, packet.length, `barrier ${port.barrier}`)) return;
     port.barrier = undefined;
     this.#forwarder.flush();
@@ -586,12 +540,7 @@ export class Mux {
 
   #announceAgain(service: ServiceAddress, port: MuxPort, left: number, intervalMs: number): void {
     if (service.path !== port || this.#closed) return;
-    const mac = port.mac ?? MUX_MAC;
-    const address = service.ip as Ipv4Address;
-    const packet = new Uint8Array(VNET_HDR_LEN + ETHERNET.MIN_FRAME);
-    emitEthernet(packet, VNET_HDR_LEN, MAC_BROADCAST, mac, ETHERTYPE.ARP);
-    const arp = VNET_HDR_LEN + ETHERNET.HEADER;
-    emitArp(packet, arp, ARP_OPERATION.REQUEST, mac, address, MAC_NONE, address);
+    const packet = announcement(port.mac ?? MUX_MAC, service.ip as Ipv4Address);
     for (const uplink of this.#byName.values()) {
       if (uplink.isUplink && uplink.live) {
         this.#forwarder.originate(uplink, packet, packet.length, `announces ${service.text} at ${port.name}`);
@@ -647,69 +596,4 @@ export class Mux {
     this.#letGo();
     this.#tick = this.#clock.after(TICK_MS, () => this.#everySecond());
   }
-
-  // ---- flows by name
-
-  #key(service: ServiceAddress, name: FlowName): FlowKey {
-    if (ipAddress(name.localAddress) !== service.ip && !this.#isSecond(service, name.localAddress)) {
-      throw new MuxError('bad-argument', `a flow of ${name.localAddress} is none of ${service.text}`, {
-        values: { flow: name },
-      });
-    }
-    return {
-      remote: this.#ipv4(name.remoteAddress) | 0,
-      ports: (name.localPort << 16) | (name.remotePort & 0xffff),
-      protocol: name.protocol === 'tcp' ? PROTOCOL.TCP : PROTOCOL.UDP,
-    };
-  }
-
-  /** The old partition may name its flows by the address that it has altered to. */
-  #isSecond(service: ServiceAddress, text: string): boolean {
-    const address = ipAddress(text);
-    return service.notices.some((notice) => notice.change.second === address);
-  }
-
-  #keys(service: ServiceAddress, names: readonly FlowName[]): Set<string> {
-    return new Set(
-      names.map((name) => {
-        const { remote, ports, protocol } = this.#key(service, name);
-        return `${remote} ${ports} ${protocol}`;
-      }),
-    );
-  }
-
-  /** The flow, recorded now if it was not: a partition that names it has it open. */
-  #know(service: ServiceAddress, key: FlowKey): number {
-    const { flows, nowMs } = this.#forwarder;
-    const found = flows.find(service.address, key.remote, key.ports, key.protocol);
-    if (found >= 0) return found;
-    const flow = flows.insert(service.address, key.remote, key.ports, key.protocol, false, nowMs);
-    if (flow >= 0) flows.markEstablished(flow);
-    return flow;
-  }
-
-  /** Undefined for ICMP echo, which has no name of this form. */
-  #name(flow: number): FlowName | undefined {
-    const { flows } = this.#forwarder;
-    const protocol = flows.protocol[flow]!;
-    if (protocol !== PROTOCOL.TCP && protocol !== PROTOCOL.UDP) return undefined;
-    const ports = flows.ports[flow]!;
-    return {
-      protocol: protocol === PROTOCOL.TCP ? 'tcp' : 'udp',
-      localAddress: formatIpv4((flows.local[flow]! >>> 0) as Ipv4Address),
-      localPort: ports >>> 16,
-      remoteAddress: formatIpv4((flows.remote[flow]! >>> 0) as Ipv4Address),
-      remotePort: ports & 0xffff,
-    };
-  }
-}
-
-interface FlowKey {
-  readonly remote: number;
-  readonly ports: number;
-  readonly protocol: number;
-}
-
-function keyOf(flows: Forwarder['flows'], flow: number): string {
-  return `${flows.remote[flow]} ${flows.ports[flow]} ${flows.protocol[flow]}`;
 }

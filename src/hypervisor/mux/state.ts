@@ -1,9 +1,9 @@
 /** What the forwarding path reads and the commands write: ports, service addresses, drain groups, notices, holds. */
 import type { Timer } from '../../common/index.ts';
 import type { ChangeNotice, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
-import { ETHERNET, formatIpAddress } from '../../netstack/index.ts';
-import type { SwitchCounters } from './commands.ts';
-import { MUX_DROPS } from './drops.ts';
+import { ETHERNET, formatIpAddress, formatMac } from '../../netstack/index.ts';
+import type { PortStatus, SwitchCounters } from './commands.ts';
+import { dropsByName, MUX_DROPS } from './drops.ts';
 import { FairShares, isQueueing, type QueueingDevice } from './fair-queue.ts';
 import { HoldQueue } from './hold-queue.ts';
 
@@ -86,6 +86,24 @@ export class MuxPort {
   /** Takes part in forwarding. */
   get live(): boolean {
     return this.attached && this.connected;
+  }
+
+  get state(): PortStatus['state'] {
+    if (!this.connected) return 'disconnected';
+    return this.attached ? 'attached' : 'isolated';
+  }
+
+  status(): PortStatus {
+    return {
+      name: this.name,
+      kind: this.kind,
+      role: this.role,
+      ...(this.mac === undefined ? {} : { mac: formatMac(this.mac) }),
+      state: this.state,
+      received: this.received,
+      transmitted: this.transmitted,
+      drops: dropsByName(this.drops),
+    };
   }
 
   setAddresses(addresses: readonly IpAddress[]): void {
