@@ -2,7 +2,8 @@
  * The logical partitioning mechanism [110] as one object: it composes the mux process, the block process, the guest kinds,
  * the partitions and the resource table. A start attaches in this order: disks, NBD exports, port; then the guest boots.
  */
-import { mkdirSync, statSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import type { Device } from '../blockdev/index.ts';
 import { NbdClient } from '../blockdev/index.ts';
 import type { Channel } from '../channel/index.ts';
@@ -41,6 +42,11 @@ export interface HypervisorOptions {
   readonly log?: Log;
   /** Guests end as soon as this process does. Default false: they go on, and are adopted again. */
   readonly lifeline?: boolean;
+  /**
+   * Compiled modules of guests, kept from boot to boot; nobody else may write there. Default: node_modules/.cache of the
+   * product where that is ours to write, else a folder of the run directory.
+   */
+  readonly cacheDirectory?: string;
   /** Default: `process` guests run by the Node that runs us, under control groups. */
   readonly kinds?: Readonly<Record<PartitionConfig['kind'], GuestKind>>;
 }
@@ -87,6 +93,7 @@ export class Hypervisor implements HypervisorSurface {
   readonly #disks: DisksClient;
   readonly #log: Log;
   readonly #lifeline: boolean;
+  readonly #cacheDirectory: string;
   readonly #kinds: Readonly<Record<PartitionConfig['kind'], GuestKind>>;
   readonly #partitions = new Map<string, Partition>();
   readonly #listeners = new Set<(change: StateChange) => void>();
@@ -99,6 +106,7 @@ export class Hypervisor implements HypervisorSurface {
     this.#lifeline = options.lifeline ?? false;
     this.#kinds = options.kinds ?? { process: new ProcessKind() };
     for (const directory of this.paths.directories) mkdirSync(directory, { recursive: true, mode: 0o700 });
+    this.#cacheDirectory = options.cacheDirectory ?? productCache() ?? this.paths.cache;
   }
 
   /** Throws HypervisorError `invalid-partition`, `defined-twice`. */
@@ -235,7 +243,7 @@ export class Hypervisor implements HypervisorSurface {
       bootFile: this.paths.boot(id),
       scratchDirectory: this.paths.scratch(id),
       logFile: this.paths.log(id),
-      cacheDirectory: this.paths.cache,
+      cacheDirectory: this.#cacheDirectory,
       lifeline: this.#lifeline,
     };
   }
@@ -331,6 +339,20 @@ function check(config: PartitionConfig): void {
   }
   if (!config.disks.some((disk) => disk.role === 'system')) {
     refuse(`partition ${config.id} has no system disk`, 'every partition boots from one');
+  }
+}
+
+/** undefined where the product's folder belongs to somebody else or cannot be written. */
+function productCache(): string | undefined {
+  const modules = resolve(import.meta.dirname, '../../node_modules');
+  const directory = join(modules, '.cache', 'changeover');
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    accessSync(directory, constants.W_OK);
+    const { uid, mode } = statSync(directory);
+    return uid === process.getuid?.() && (mode & 0o022) === 0 ? directory : undefined;
+  } catch {
+    return undefined;
   }
 }
 

@@ -3,10 +3,9 @@
  * port, so that no root and no TAP is needed.
  */
 import { spawn } from 'node:child_process';
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
 import { request } from 'node:http';
-import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { createImage } from '../../src/blockdev/index.ts';
 import { ChannelClient } from '../../src/channel/index.ts';
@@ -55,10 +54,6 @@ export async function withMachine(
 ): Promise<void> {
   const run = join(directory, 'run');
   mkdirSync(run);
-  // Compiled modules are kept between the machines of a run, as a host keeps them between the boots of its partitions.
-  const cache = join(tmpdir(), `changeover-test-cache-${process.getuid?.()}`);
-  mkdirSync(cache, { recursive: true, mode: 0o700 });
-  symlinkSync(cache, join(run, 'cache'));
   // The product runs under plain Node: the test's own loader is not handed down.
   const { NODE_OPTIONS: _options, ...env } = process.env;
   const start = (name: string) =>

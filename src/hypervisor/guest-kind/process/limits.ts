@@ -10,6 +10,9 @@ import { GuestKindError } from '../guest-kind.ts';
 
 const ROOT = '/sys/fs/cgroup';
 const PERIOD_US = 100_000;
+/** All partitions together against the other processes of the host, of which each has 1024 (version 1) or 100 (version 2). */
+const ALL_SHARES = 4096;
+const ALL_WEIGHT = 400;
 /** What the runtime itself takes beside the memory that the partition is given: code, WebAssembly, page cache of its files. */
 export const RUNTIME_MEMORY_MIB = 160;
 
@@ -39,6 +42,7 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
       makeGroup(group, made);
       enable(root, ['cpu', 'memory', 'cpuset']);
       enable(join(root, 'changeover'), ['cpu', 'memory', 'cpuset']);
+      writeFileSync(join(root, 'changeover', 'cpu.weight'), String(ALL_WEIGHT));
       writeFileSync(join(group, 'cpu.weight'), String(sharePercent));
       writeFileSync(join(group, 'cpu.max'), `${capped ? quotaUs : 'max'} ${PERIOD_US}`);
     });
@@ -48,6 +52,7 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
   } else {
     attempt('the processor share', () => {
       const group = versionOne(root, 'cpu', config.id, made);
+      writeFileSync(join(root, 'cpu', 'changeover', 'cpu.shares'), String(ALL_SHARES));
       // 1024 is what a group has by default, and what all of a CPU is worth here.
       writeFileSync(join(group, 'cpu.shares'), String(Math.max(2, Math.round(sharePercent * 10.24))));
       writeFileSync(join(group, 'cpu.cfs_period_us'), String(PERIOD_US));
