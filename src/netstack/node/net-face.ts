@@ -190,6 +190,10 @@ export class NetFace {
   /** What net.Server does with a handle that the kernel has accepted. */
   #accept(server: Server, connection: TcpConnection, imported: boolean): void {
     const self = inside(server);
+    if (self._handle === null) {
+      connection.abort();
+      return;
+    }
     if (self.maxConnections !== undefined && self._connections >= self.maxConnections) {
       const local = socketName(connection.localAddress, connection.localPort);
       const remote = socketName(connection.remoteAddress, connection.remotePort);

@@ -81,6 +81,10 @@ export interface TcpConnectionSummary {
   readonly state: StateName;
 }
 
+function owes(tcb: Tcb): boolean {
+  return tcb.owesReadable || tcb.owesWritable || tcb.owesClosed || tcb.owesConnected || tcb.owesAccept;
+}
+
 export class TcpLayer implements Transport, Engine {
   readonly clock: Clock;
   readonly random: Random;
@@ -101,7 +105,7 @@ export class TcpLayer implements Transport, Engine {
   readonly #challenges: RateLimit;
   readonly #resets: RateLimit;
   #dirty: Tcb[] = [];
-  #blocked: Tcb[] = [];
+  #blocked = new Set<Tcb>();
   #settling = false;
   #deferred = false;
   #closed = false;
@@ -309,7 +313,7 @@ export class TcpLayer implements Transport, Engine {
 
   writable(): void {
     const blocked = this.#blocked;
-    this.#blocked = [];
+    this.#blocked = new Set();
     for (const tcb of blocked) this.touch(tcb);
     this.#settle();
     this.ip.flush();
@@ -389,7 +393,7 @@ export class TcpLayer implements Transport, Engine {
   }
 
   waitForLink(tcb: Tcb): void {
-    this.#blocked.push(tcb);
+    this.#blocked.add(tcb);
   }
 
   mayChallenge(): boolean {
@@ -434,9 +438,9 @@ export class TcpLayer implements Transport, Engine {
     const { listener } = tcb;
     if (listener === undefined) return;
     listener.remove(tcb);
-    tcb.listener = undefined;
+    tcb.owesAccept = true;
     this.counters.passiveOpens++;
-    listener.accept(tcb);
+    this.touch(tcb);
   }
 
   // --- inside -------------------------------------------------------------------------------------------------------
@@ -564,8 +568,7 @@ export class TcpLayer implements Transport, Engine {
         const batch = this.#dirty;
         this.#dirty = [];
         for (const tcb of batch) {
-          if (tcb.owesConnected || tcb.owesReadable || tcb.owesWritable || tcb.owesClosed)
-            this.#tellSafely(tcb);
+          if (owes(tcb)) this.#tellSafely(tcb);
         }
         for (const tcb of batch) {
           tcb.dirty = false;
@@ -575,7 +578,7 @@ export class TcpLayer implements Transport, Engine {
           }
           output(this, tcb);
           armTimer(this, tcb);
-          if (tcb.owesConnected || tcb.owesReadable || tcb.owesWritable || tcb.owesClosed) this.touch(tcb);
+          if (owes(tcb)) this.touch(tcb);
         }
       }
     } finally {
@@ -595,6 +598,13 @@ export class TcpLayer implements Transport, Engine {
   }
 
   #tell(tcb: Tcb): void {
+    if (tcb.owesAccept) {
+      tcb.owesAccept = false;
+      const { listener } = tcb;
+      tcb.listener = undefined;
+      // One that was reset in the same batch has never been.
+      if (tcb.state !== STATE.CLOSED || tcb.error === undefined) listener?.accept(tcb);
+    }
     if (tcb.owesConnected) {
       tcb.owesConnected = false;
       tcb.handler.connected();

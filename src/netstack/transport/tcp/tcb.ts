@@ -211,6 +211,7 @@ export class Tcb {
 
   // Owed to the handler, delivered by layer.ts.
   dirty = false;
+  owesAccept = false;
   owesConnected = false;
   owesReadable = false;
   owesWritable = false;

@@ -113,7 +113,9 @@ function persistTimeout(engine: Engine, tcb: Tcb): void {
   tcb.persistAtMs = NEVER;
   // RFC 9293 3.8.6.1: a shut window may stay shut for ever as long as the peer answers; silence ends it like lost data.
   const silentMs = engine.clock.nowMs() - tcb.lastReceiveMs;
-  if (tcb.persistProbes >= engine.config.dataRetries && silentMs > persistInterval(engine, tcb)) {
+  // Without an application the answers count no more (its memory must not be held for ever).
+  const unanswered = tcb.orphan || silentMs > persistInterval(engine, tcb);
+  if (tcb.persistProbes >= engine.config.dataRetries && unanswered) {
     engine.finish(tcb, new TcpError('ETIMEDOUT', 'zero-window probes were not answered'));
     return;
   }

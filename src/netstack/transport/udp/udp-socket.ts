@@ -21,7 +21,7 @@ export const UDP_SOCKET_LIMITS: UdpSocketLimits = { datagrams: 1024, bytes: 1024
 
 /**
  * What became of a datagram: on its way; not taken since the link or the neighbour's queue is full (try again after
- * `onWritable`); no route; longer than 65507 bytes; no peer named.
+ * `onWritable`); no route; longer than 65507 bytes (IPv6: 65527); no peer named.
  */
 export type UdpSendResult = 'sent' | 'full' | 'no-route' | 'too-big' | 'no-destination' | 'closed';
 

@@ -11,6 +11,7 @@ import {
   copyBytes,
   emitUdp,
   formatIpAddress,
+  isUnspecified,
   PROTOCOL,
   readU16,
   transportChecksumValid,
@@ -29,11 +30,13 @@ export class UdpError extends CodedError {}
 /** RFC 6335: the dynamic ports. */
 const FIRST_DYNAMIC_PORT = 49_152;
 const DYNAMIC_PORTS = 65_536 - FIRST_DYNAMIC_PORT;
-/** 65535 less IP and UDP header. */
+/** 65535 less IP and UDP header: over IPv4. */
 export const MAX_UDP_PAYLOAD = 65_507;
+/** IPv6 does not count its own header. */
+export const MAX_UDP6_PAYLOAD = 65_527;
 
 export interface UdpOpenOptions {
-  /** Default: any local address. */
+  /** Default, and when unspecified: any local address, of both families. */
   readonly address?: IpAddress;
   /** Default 0: a free dynamic port, chosen at random (RFC 6056). */
   readonly port?: number;
@@ -44,7 +47,7 @@ export class UdpTransport implements Transport {
   readonly #ip: IpOutput;
   readonly #random: Random;
   readonly #ports = new Map<number, UdpSocket[]>();
-  readonly #scratch = new Uint8Array(HEADROOM + UDP.HEADER + MAX_UDP_PAYLOAD);
+  readonly #scratch = new Uint8Array(HEADROOM + UDP.HEADER + MAX_UDP6_PAYLOAD);
   #waiting = new Set<UdpSocket>();
 
   constructor(ip: IpOutput, random: Random) {
@@ -54,7 +57,8 @@ export class UdpTransport implements Transport {
 
   /** @throws UdpError when the port is taken or none is free, or the address is not ours. */
   open(options: UdpOpenOptions = {}): UdpSocket {
-    const { address } = options;
+    const address =
+      options.address === undefined || isUnspecified(options.address) ? undefined : options.address;
     const port = options.port ?? 0;
     if (!Number.isInteger(port) || port < 0 || port > 65_535) {
       throw new UdpError('UDP_PORT_INVALID', `${port} is no UDP port`, {
@@ -83,7 +87,8 @@ export class UdpTransport implements Transport {
 
   /** For UdpSocket. */
   send(socket: UdpSocket, payload: Uint8Array, destination: IpAddress, port: number): UdpSendResult {
-    if (payload.length > MAX_UDP_PAYLOAD) return 'too-big';
+    const most = typeof destination === 'number' ? MAX_UDP_PAYLOAD : MAX_UDP6_PAYLOAD;
+    if (payload.length > most) return 'too-big';
     const source = socket.localAddress ?? this.#ip.sourceFor(destination);
     if (source === undefined) return 'no-route';
     const length = UDP.HEADER + payload.length;
@@ -140,6 +145,8 @@ export class UdpTransport implements Transport {
     if (available < UDP.HEADER) return 'udp-too-short';
     const length = udpLength(buffer, udp);
     if (length < UDP.HEADER || length > available) return 'udp-bad-length';
+    // RFC 8200 section 8.1: "none" exists over IPv4 only.
+    if (typeof source === 'string' && udpChecksum(buffer, udp) === 0) return 'udp-bad-checksum';
     if (!checksumKnownGood && udpChecksum(buffer, udp) !== 0) {
       // The pseudo header counts UDP's own length, which may be less than IP's.
       if (!transportChecksumValid(buffer, ipOffset, ipHeaderLength, ipHeaderLength + length)) {
