@@ -88,13 +88,17 @@ test(
     const server = spawn('nsenter', ['-t', String(right.pid), '-n', 'iperf3', '-s'], { stdio: 'ignore' });
     children.push(server);
     for (const reverse of [[], ['-R']]) {
-      const bytes = await eventually('an iperf3 run', async () => {
-        const report = await left
-          .run('iperf3', '-c', '10.9.0.2', '-t', '1', '-J', ...reverse)
-          .catch(() => '{}');
-        const { end } = JSON.parse(report) as { end?: { sum_received?: { bytes: number } } };
-        return end?.sum_received?.bytes;
-      });
+      const bytes = await eventually(
+        'an iperf3 run',
+        async () => {
+          const report = await left
+            .run('iperf3', '-c', '10.9.0.2', '-t', '1', '-J', ...reverse)
+            .catch(() => '{}');
+          const { end } = JSON.parse(report) as { end?: { sum_received?: { bytes: number } } };
+          return end?.sum_received?.bytes;
+        },
+        30_000,
+      );
       assert.ok(bytes > 20_000_000, `${bytes} bytes in a second`);
     }
     server.kill('SIGKILL');
@@ -114,7 +118,7 @@ test(
     assert.match(stdout, /mxl1\t10\.9\.0\.2/);
     const interfaces = await run('capinfos', [pcap]).catch(() => undefined);
     if (interfaces !== undefined) assert.match(interfaces.stdout, /Number of interfaces in file: 2/);
-  }, 40_000),
+  }, 90_000),
 );
 
 test(
@@ -194,7 +198,7 @@ async function muxProcess(lifeline = false) {
   });
   const exited = new Promise<number | null>((resolve) => child.on('exit', resolve));
   const channel = await ChannelClient.connect<MuxCommands, MuxEvents>(control, 'the mux process', {
-    waitMs: 8_000,
+    waitMs: 25_000,
   });
   return { child, control, channel, exited, log: () => log };
 }
@@ -328,7 +332,7 @@ test(
       () => assert.unreachable('the TAP is gone'),
       () => {},
     );
-  }, 30_000),
+  }, 60_000),
 );
 
 test(
@@ -338,7 +342,7 @@ test(
     child.stdin!.end();
     assert.is(await exited, 0);
     assert.is(existsSync(control), false);
-  }, 20_000),
+  }, 40_000),
 );
 
 test(
@@ -418,7 +422,7 @@ test(
     for (const link of [flood, calm, sink]) link.close();
     child.kill('SIGTERM');
     await exited;
-  }, 30_000),
+  }, 60_000),
 );
 
 test.run();
