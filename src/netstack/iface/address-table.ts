@@ -7,26 +7,40 @@
  *   alter(X, Y)          Y is own; X is `left`, canonical Y: packets still addressed to X belong to the connections that now
  *                        are Y's. X is neither answered in ARP nor used as source any more.
  *   removeAddress(X)     ends it. alter(Y, X) instead goes back.
+ *
+ * An IPv6 address may first be `tentative` (RFC 4862 section 5.4): asked about, but neither accepted nor used, until it turns
+ * out to be free (`own`) or not (`duplicate`). The link-local address stands beside the list of own ones: it comes from the
+ * hardware address, and serves link-local peers and neighbour discovery.
  */
 import { CodedError } from '../../common/index.ts';
-import type { Cidr, IpAddress, Ipv4Address } from '../wire/index.ts';
+import type { Cidr, IpAddress, Ipv4Address, Ipv6Address, MacAddress } from '../wire/index.ts';
 import {
   broadcastOf,
   cidrContains,
   formatIpAddress,
   IPV4_BROADCAST,
   IPV4_LOOPBACK,
+  IPV6_ALL_NODES,
+  IPV6_LOOPBACK,
+  ipv6MulticastMac,
+  isLinkLocal,
   isMulticast,
+  solicitedNodeAddress,
 } from '../wire/index.ts';
 
 /** Misuse of an interface's addresses. */
 export class InterfaceError extends CodedError {}
 
-export type AddressState = 'own' | 'prepared' | 'left';
+export type AddressState = 'own' | 'prepared' | 'left' | 'tentative' | 'duplicate';
 
 interface Entry {
   state: AddressState;
   canonical: IpAddress;
+}
+
+/** States in which packets to an address are accepted. */
+function isAccepted(state: AddressState): boolean {
+  return state === 'own' || state === 'prepared' || state === 'left';
 }
 
 export class AddressTable {
@@ -34,7 +48,13 @@ export class AddressTable {
   #own: Cidr[] = [];
   readonly #entries = new Map<IpAddress, Entry>();
   #broadcasts: Ipv4Address[] = [];
-  #gateway: IpAddress | undefined;
+  #linkLocal: Ipv6Address | undefined;
+  /** What became of them is not known yet; or known, and bad. */
+  readonly #untried = new Map<IpAddress, Cidr>();
+  #gateways: readonly IpAddress[] = [];
+  /** Multicast groups and their MAC addresses: all nodes, and the solicited-node groups of what we answer for. */
+  #groups = new Set<Ipv6Address>();
+  #groupMacs = new Set<MacAddress>();
   /** Memory of the last address found; most packets of a batch are for one. */
   #lastAddress: IpAddress | undefined;
   #lastCanonical: IpAddress | undefined;
@@ -49,13 +69,40 @@ export class AddressTable {
     return this.#own;
   }
 
-  get gateway(): IpAddress | undefined {
-    return this.#gateway;
+  /** What an announcement without a name is about: own addresses, and those that are about to be. */
+  get announced(): IpAddress[] {
+    const tentative = [...this.#untried.keys()].filter(
+      (address) => address !== this.#linkLocal && this.stateOf(address) === 'tentative',
+    );
+    return [...this.#own.map((cidr) => cidr.address), ...tentative];
   }
 
-  set gateway(address: IpAddress | undefined) {
-    this.#gateway = address;
+  /** At most one per family. */
+  get gateways(): readonly IpAddress[] {
+    return this.#gateways;
+  }
+
+  /** The default gateway of its family. */
+  setGateway(address: IpAddress): void {
+    this.#gateways = [...this.#gateways.filter((known) => typeof known !== typeof address), address];
     this.#version++;
+  }
+
+  clearGateways(): void {
+    this.#gateways = [];
+    this.#version++;
+  }
+
+  /** From the first IPv6 address on. */
+  get linkLocal(): Ipv6Address | undefined {
+    return this.#linkLocal;
+  }
+
+  /** fe80::/64 of the interface. It is no member of `own`: nobody configures, alters or announces it. */
+  setLinkLocal(address: Ipv6Address): void {
+    this.#linkLocal = address;
+    if (!this.#entries.has(address)) this.#entries.set(address, { state: 'own', canonical: address });
+    this.#changed();
   }
 
   stateOf(address: IpAddress): AddressState | undefined {
@@ -68,7 +115,36 @@ export class AddressTable {
     } else {
       this.#own = [...this.#own, cidr];
     }
+    this.#untried.delete(cidr.address);
     this.#entries.set(cidr.address, { state: 'own', canonical: cidr.address });
+    this.#changed();
+  }
+
+  /** The address is being asked about; it is ours only after `confirm`. */
+  addTentative(cidr: Cidr): void {
+    this.#untried.set(cidr.address, cidr);
+    this.#entries.set(cidr.address, { state: 'tentative', canonical: cidr.address });
+    this.#changed();
+  }
+
+  /** Nobody else has the tentative address. */
+  confirm(address: IpAddress): void {
+    const cidr = this.#untried.get(address);
+    if (cidr === undefined || this.stateOf(address) !== 'tentative') return;
+    this.#untried.delete(address);
+    if (address === this.#linkLocal) {
+      this.#entries.set(address, { state: 'own', canonical: address });
+      this.#changed();
+    } else {
+      this.#entries.delete(address);
+      this.add(cidr);
+    }
+  }
+
+  /** Somebody else has it: it stays unused until it is removed, or added again. */
+  refuse(address: IpAddress): void {
+    if (this.stateOf(address) !== 'tentative') return;
+    this.#entries.set(address, { state: 'duplicate', canonical: address });
     this.#changed();
   }
 
@@ -77,6 +153,8 @@ export class AddressTable {
     const entry = this.#entries.get(address);
     if (entry === undefined) return undefined;
     this.#entries.delete(address);
+    this.#untried.delete(address);
+    if (address === this.#linkLocal) this.#linkLocal = undefined;
     this.#own = this.#own.filter((cidr) => cidr.address !== address);
     for (const [alias, other] of this.#entries) if (other.canonical === address) this.#entries.delete(alias);
     this.#changed();
@@ -86,7 +164,7 @@ export class AddressTable {
   prepareAlter(from: IpAddress, to: IpAddress): void {
     this.#ownCidr(from);
     const known = this.#entries.get(to);
-    if (known !== undefined && known.canonical !== from) {
+    if (known !== undefined && (known.canonical !== from || known.state === 'duplicate')) {
       throw new InterfaceError('ADDRESS_IN_USE', `${formatIpAddress(to)} is already used here`, {
         remedy: 'choose an address that this interface does not have',
         values: { address: formatIpAddress(to), state: known.state },
@@ -115,9 +193,11 @@ export class AddressTable {
   /** The name under which transports know a local address, or undefined when it is not ours. */
   canonicalOf(address: IpAddress): IpAddress | undefined {
     if (address === this.#lastAddress) return this.#lastCanonical;
-    let canonical = this.#entries.get(address)?.canonical;
-    if (canonical === undefined && typeof address === 'number' && address >>> 24 === 127) {
-      canonical = IPV4_LOOPBACK;
+    const entry = this.#entries.get(address);
+    let canonical = entry !== undefined && isAccepted(entry.state) ? entry.canonical : undefined;
+    if (canonical === undefined) {
+      if (typeof address === 'string') canonical = address === IPV6_LOOPBACK ? address : undefined;
+      else if (address >>> 24 === 127) canonical = IPV4_LOOPBACK;
     }
     if (canonical !== undefined) {
       this.#lastAddress = address;
@@ -131,13 +211,24 @@ export class AddressTable {
     return address === IPV4_BROADCAST || this.#broadcasts.includes(address);
   }
 
-  /** Whether ARP answers for it. */
+  /** Whether we are a member of an IPv6 multicast group. */
+  isMember(group: Ipv6Address): boolean {
+    return this.#groups.has(group);
+  }
+
+  /** The MAC addresses of these groups; empty without IPv6 addresses. */
+  get groupMacs(): ReadonlySet<MacAddress> {
+    return this.#groupMacs;
+  }
+
+  /** Whether ARP or neighbour discovery answers for it. */
   isAnswered(address: IpAddress): boolean {
     const state = this.stateOf(address);
     return state === 'own' || state === 'prepared';
   }
 
   isOnLink(address: IpAddress): boolean {
+    if (this.#linkLocal !== undefined && isLinkLocal(address)) return true;
     return this.#own.some((cidr) => cidrContains(cidr, address));
   }
 
@@ -147,10 +238,7 @@ export class AddressTable {
     if (destination === IPV4_BROADCAST || isMulticast(destination)) {
       return this.#own.length > 0 ? destination : undefined;
     }
-    const gateway = this.#gateway;
-    return gateway !== undefined && typeof gateway === typeof destination && this.isOnLink(gateway)
-      ? gateway
-      : undefined;
+    return this.#gateways.find((gateway) => typeof gateway === typeof destination && this.isOnLink(gateway));
   }
 
   sourceFor(destination: IpAddress): IpAddress | undefined {
@@ -158,8 +246,28 @@ export class AddressTable {
     if (canonical !== undefined) return canonical;
     const hop = this.nextHop(destination);
     if (hop === undefined) return undefined;
+    if (typeof destination === 'string') return this.#ipv6SourceFor(destination);
     const same = (cidr: Cidr) => typeof cidr.address === typeof destination;
     return (this.#own.find((cidr) => cidrContains(cidr, hop)) ?? this.#own.find(same))?.address;
+  }
+
+  /**
+   * A small part of RFC 6724: link-local for link-local and link-scope groups; else an address whose prefix holds the
+   * destination, the longest first; else the first global one; link-local when there is no other.
+   */
+  #ipv6SourceFor(destination: Ipv6Address): IpAddress | undefined {
+    const linkLocal =
+      this.#linkLocal !== undefined && this.stateOf(this.#linkLocal) === 'own' ? this.#linkLocal : undefined;
+    const ofLink = isLinkLocal(destination) || /^ff.[12]/.test(destination);
+    if (ofLink && linkLocal !== undefined) return linkLocal;
+    let best: Cidr | undefined;
+    for (const cidr of this.#own) {
+      if (typeof cidr.address !== 'string') continue;
+      const better =
+        best === undefined || !cidrContains(best, destination) || cidr.prefixLength > best.prefixLength;
+      if (cidrContains(cidr, destination) ? better : best === undefined) best = cidr;
+    }
+    return best?.address ?? linkLocal;
   }
 
   #ownCidr(address: IpAddress): Cidr {
@@ -192,5 +300,12 @@ export class AddressTable {
     this.#lastAddress = undefined;
     this.#lastCanonical = undefined;
     this.#broadcasts = this.#own.map(broadcastOf).filter((address) => address !== undefined);
+    this.#groups = new Set();
+    for (const [address, { state }] of this.#entries) {
+      if (typeof address !== 'string' || state === 'left' || state === 'duplicate') continue;
+      this.#groups.add(IPV6_ALL_NODES);
+      this.#groups.add(solicitedNodeAddress(address));
+    }
+    this.#groupMacs = new Set([...this.#groups].map(ipv6MulticastMac));
   }
 }

@@ -9,16 +9,15 @@
  */
 import type { Clock, Timer } from '../../common/index.ts';
 import type { Ipv4Address, MacAddress } from '../wire/index.ts';
-import { copyBytes, MAC_NONE } from '../wire/index.ts';
+import { MAC_NONE } from '../wire/index.ts';
+import type { PendingLimits } from './pending-packets.ts';
+import { PendingBudget, PendingQueue } from './pending-packets.ts';
 
-export interface ArpLimits {
+export interface ArpLimits extends PendingLimits {
   readonly entries: number;
   readonly freshMs: number;
   readonly requestIntervalMs: number;
   readonly maxRequests: number;
-  readonly pendingPacketsPerEntry: number;
-  readonly pendingBytesPerEntry: number;
-  readonly pendingBytes: number;
 }
 
 export const ARP_LIMITS: ArpLimits = {
@@ -52,8 +51,7 @@ class Neighbour implements ArpEntry {
   mac: MacAddress = MAC_NONE;
   fresh = false;
   requests = 0;
-  pending: Uint8Array[] = [];
-  pendingBytes = 0;
+  readonly pending = new PendingQueue();
   /** Ageing while fresh, the next request while asking. */
   timer: Timer | undefined;
   usedMs: number;
@@ -73,12 +71,13 @@ export class ArpCache {
   readonly #events: ArpEvents;
   readonly #limits: ArpLimits;
   readonly #entries = new Map<Ipv4Address, Neighbour>();
-  #pendingBytes = 0;
+  readonly #pending: PendingBudget;
 
   constructor(clock: Clock, events: ArpEvents, limits: Partial<ArpLimits> = {}) {
     this.#clock = clock;
     this.#events = events;
     this.#limits = { ...ARP_LIMITS, ...limits };
+    this.#pending = new PendingBudget(this.#limits);
   }
 
   get size(): number {
@@ -86,7 +85,7 @@ export class ArpCache {
   }
 
   get pendingBytes(): number {
-    return this.#pendingBytes;
+    return this.#pending.bytes;
   }
 
   /** A snapshot for people and tests. */
@@ -113,14 +112,7 @@ export class ArpCache {
   /** Copies a packet into the queue of an incomplete entry (after `lookup`); false when it is full. */
   enqueue(address: Ipv4Address, buffer: Uint8Array, offset: number, length: number): boolean {
     const entry = this.#entries.get(address);
-    if (entry === undefined) return false;
-    if (entry.pending.length >= this.#limits.pendingPacketsPerEntry) return false;
-    if (entry.pendingBytes + length > this.#limits.pendingBytesPerEntry) return false;
-    if (this.#pendingBytes + length > this.#limits.pendingBytes) return false;
-    entry.pending.push(copyBytes(buffer, offset, length));
-    entry.pendingBytes += length;
-    this.#pendingBytes += length;
-    return true;
+    return entry !== undefined && this.#pending.add(entry.pending, buffer, offset, length);
   }
 
   /**
@@ -138,7 +130,7 @@ export class ArpCache {
       entry.fresh = false;
       entry.timer = undefined;
     });
-    const waiting = this.#takePending(entry);
+    const waiting = this.#pending.take(entry.pending);
     for (const packet of waiting) this.#events.release(packet, mac);
     return true;
   }
@@ -161,8 +153,8 @@ export class ArpCache {
     for (const entry of this.#entries.values()) {
       if (
         victim === undefined ||
-        entry.pending.length < victim.pending.length ||
-        (entry.pending.length === victim.pending.length && entry.usedMs < victim.usedMs)
+        entry.pending.packets.length < victim.pending.packets.length ||
+        (entry.pending.packets.length === victim.pending.packets.length && entry.usedMs < victim.usedMs)
       ) {
         victim = entry;
       }
@@ -192,15 +184,6 @@ export class ArpCache {
     entry.timer = undefined;
     entry.fresh = false;
     if (this.#entries.get(entry.address) === entry) this.#entries.delete(entry.address);
-    return this.#takePending(entry);
-  }
-
-  #takePending(entry: Neighbour): Uint8Array[] {
-    const waiting = entry.pending;
-    if (waiting.length === 0) return waiting;
-    entry.pending = [];
-    this.#pendingBytes -= entry.pendingBytes;
-    entry.pendingBytes = 0;
-    return waiting;
+    return this.#pending.take(entry.pending);
   }
 }

@@ -3,8 +3,7 @@
  * about packets that it could not deliver. Errors are never sent about errors, broadcasts, fragments other than the first or
  * packets without a unicast source, and only at a limited rate. Redirects and source quench are ignored (RFC 6633).
  */
-import type { Clock, Random, Timer } from '../../common/index.ts';
-import { CodedError } from '../../common/index.ts';
+import type { Clock } from '../../common/index.ts';
 import type { DropReason, IpAddress, Ipv4Address } from '../wire/index.ts';
 import {
   checksumOf,
@@ -29,31 +28,21 @@ import {
   readU32,
 } from '../wire/index.ts';
 import type { AddressTable } from './address-table.ts';
+import type { EchoRequests } from './echo-requests.ts';
+import { PingError } from './echo-requests.ts';
 import type { PathMtuCache } from './path-mtu.ts';
 import { RateLimit } from './rate-limit.ts';
 import type { IcmpErrorKind, IpOutput, Transport } from './transport-interface.ts';
 import { CHECKSUM_COMPLETE, HEADROOM, OUTPUT } from './transport-interface.ts';
 
-/** Why an echo was not answered: PING_TIMEOUT, PING_UNREACHABLE, PING_NO_ROUTE. */
-export class PingError extends CodedError {}
-
 /** RFC 1812 section 4.3.2.3: quote as much as fits 576 bytes. */
 const MAX_QUOTE = IPV4.MIN_REASSEMBLY - IPV4.MIN_HEADER - ICMP.HEADER;
 const ERRORS_PER_SECOND = 100;
 const ERRORS_AT_ONCE = 50;
-const MAX_PINGS = 256;
-
-interface Ping {
-  readonly destination: Ipv4Address;
-  readonly sentMs: number;
-  readonly timer: Timer;
-  readonly resolve: (result: { rttMs: number }) => void;
-  readonly reject: (error: PingError) => void;
-}
 
 export interface IcmpContext {
   readonly clock: Clock;
-  readonly random: Random;
+  readonly echoes: EchoRequests;
   readonly addresses: AddressTable;
   readonly pathMtus: PathMtuCache;
   readonly output: IpOutput;
@@ -100,15 +89,10 @@ export class IcmpHandler {
   readonly #context: IcmpContext;
   readonly #errors: RateLimit;
   readonly #scratch = new Uint8Array(HEADROOM + IPV4.MAX_LENGTH);
-  /** By identifier << 16 | sequence. */
-  readonly #pings = new Map<number, Ping>();
-  readonly #identifier: number;
-  #sequence = 0;
 
   constructor(context: IcmpContext) {
     this.#context = context;
     this.#errors = new RateLimit(context.clock, ERRORS_PER_SECOND, ERRORS_AT_ONCE);
-    this.#identifier = context.random.u32() & 0xffff;
   }
 
   /** An ICMP message in an IPv4 packet whose header has been verified. `destination` is canonical or a broadcast. */
@@ -132,7 +116,9 @@ export class IcmpHandler {
       this.#answer(buffer, icmp, length, destination, source);
       return undefined;
     }
-    if (type === ICMP_TYPE.ECHO_REPLY) return this.#answered(readU32(buffer, icmp + ICMP.IDENTIFIER), source);
+    if (type === ICMP_TYPE.ECHO_REPLY) {
+      return this.#context.echoes.answered(readU32(buffer, icmp + ICMP.IDENTIFIER), source);
+    }
     const kind = errorKind(type, buffer[icmp + ICMP.CODE]!);
     if (kind === undefined) return 'icmp-unknown-type';
     return this.#error(kind, buffer, icmp, icmp + length);
@@ -181,7 +167,10 @@ export class IcmpHandler {
     const length = Math.min(end - at, ipv4TotalLength(buffer, ip) - headerLength);
     if (source === undefined || ipv4FragmentOffset(buffer, ip) !== 0) return 'icmp-unrelated-error';
     if (length < 8) return 'icmp-bad-quote';
-    if (protocol === PROTOCOL.ICMP) return this.#pingFailed(kind, buffer, at, destination);
+    if (protocol === PROTOCOL.ICMP) {
+      if (buffer[at] !== ICMP_TYPE.ECHO_REQUEST) return 'icmp-unrelated-error';
+      return this.#context.echoes.failed(readU32(buffer, at + ICMP.IDENTIFIER), destination, kind);
+    }
     const transport = this.#context.transportOf(protocol);
     if (transport === undefined) return 'icmp-unrelated-error';
     if (kind !== 'fragmentation-needed') {
@@ -198,35 +187,18 @@ export class IcmpHandler {
 
   /** Sends one echo request and waits for its answer. Rejects with PingError. */
   ping(destination: IpAddress, payloadLength = 56, timeoutMs = 1_000): Promise<{ rttMs: number }> {
-    const { clock, output } = this.#context;
+    const { echoes, output } = this.#context;
     const source = output.sourceFor(destination);
-    const name = formatIpAddress(destination);
-    return new Promise((resolve, reject) => {
-      if (typeof destination !== 'number' || typeof source !== 'number') {
-        reject(new PingError('PING_NO_ROUTE', `no route to ${name}`));
-        return;
-      }
-      if (this.#pings.size >= MAX_PINGS) {
-        reject(new PingError('PING_BUSY', `${MAX_PINGS} echo requests are under way`));
-        return;
-      }
-      this.#sequence = (this.#sequence + 1) & 0xffff;
-      const key = ((this.#identifier << 16) | this.#sequence) >>> 0;
+    if (typeof destination !== 'number' || typeof source !== 'number') {
+      return Promise.reject(new PingError('PING_NO_ROUTE', `no route to ${formatIpAddress(destination)}`));
+    }
+    return echoes.start(destination, timeoutMs, (key) => {
       const length = ICMP.HEADER + Math.min(payloadLength, IPV4.MAX_LENGTH - IPV4.MIN_HEADER - ICMP.HEADER);
       for (let i = ICMP.HEADER; i < length; i++) this.#scratch[HEADROOM + i] = i & 0xff;
       emitIcmp(this.#scratch, HEADROOM, ICMP_TYPE.ECHO_REQUEST, 0, key, length);
-      const timer = clock.after(timeoutMs, () => {
-        this.#pings.delete(key);
-        reject(new PingError('PING_TIMEOUT', `${name} did not answer within ${timeoutMs} ms`));
-      });
-      this.#pings.set(key, { destination, sentMs: clock.nowMs(), timer, resolve, reject });
-      if (!this.#send(length, source, destination, output)) {
-        timer.cancel();
-        this.#pings.delete(key);
-        reject(new PingError('PING_NO_ROUTE', `nothing can be sent to ${name}`));
-        return;
-      }
-      output.flush();
+      const sent = this.#send(length, source, destination, output);
+      if (sent) output.flush();
+      return sent;
     });
   }
 
@@ -257,36 +229,6 @@ export class IcmpHandler {
       0,
     );
     return result === OUTPUT.SENT || result === OUTPUT.PENDING;
-  }
-
-  #answered(key: number, source: Ipv4Address): DropReason | undefined {
-    const ping = this.#pings.get(key);
-    if (ping === undefined || ping.destination !== source) return 'icmp-unexpected-reply';
-    this.#pings.delete(key);
-    ping.timer.cancel();
-    ping.resolve({ rttMs: this.#context.clock.nowMs() - ping.sentMs });
-    return undefined;
-  }
-
-  #pingFailed(
-    kind: IcmpErrorKind,
-    buffer: Uint8Array,
-    at: number,
-    destination: Ipv4Address,
-  ): DropReason | undefined {
-    const key = readU32(buffer, at + ICMP.IDENTIFIER);
-    const ping = this.#pings.get(key);
-    if (buffer[at] !== ICMP_TYPE.ECHO_REQUEST || ping === undefined || ping.destination !== destination) {
-      return 'icmp-unrelated-error';
-    }
-    this.#pings.delete(key);
-    ping.timer.cancel();
-    ping.reject(
-      new PingError('PING_UNREACHABLE', `${formatIpAddress(destination)} cannot be reached: ${kind}`, {
-        values: { kind },
-      }),
-    );
-    return undefined;
   }
 
   #error(kind: IcmpErrorKind, buffer: Uint8Array, icmp: number, end: number): DropReason | undefined {

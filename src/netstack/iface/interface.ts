@@ -1,8 +1,8 @@
 /**
- * One network interface: everything between a link and the transports.
+ * One network interface: everything between a link and the transports, for IPv4 and IPv6.
  *
- * Input   receive → offload header → Ethernet → ARP | IPv4: length, checksum, fields → ours? → reassembly → ICMP | transport
- * Output  output → route → IP and Ethernet headers into the caller's headroom → neighbour known? → packet send program
+ * Input   receive → offload header → Ethernet → ARP | ipv4-input.ts | ipv6-input.ts → ICMP, neighbour discovery | transport
+ * Output  output → ipv4-output.ts | ipv6-output.ts → packet send program → link
  *
  * Every frame received is counted once: `accepted`, or one reason in `drops`. What was accepted or made here and given up
  * later (no hardware address, no room, reassembly timeout) is counted in `discards`. Packets from us to ourselves take
@@ -11,55 +11,49 @@
 import type { Clock, Random } from '../../common/index.ts';
 import type { LinkDevice, LinkReceiver } from '../link/index.ts';
 import { PacketSendProgram } from '../send/index.ts';
-import type { Cidr, DropReason, IpAddress, Ipv4Address, MacAddress } from '../wire/index.ts';
+import type { Cidr, DropReason, IpAddress, Ipv6Address, MacAddress } from '../wire/index.ts';
 import {
-  addBytes,
-  clearVnet,
-  copyBytes,
   DropCounters,
   ETHERNET,
   ETHERTYPE,
-  emitEthernet,
-  emitIpv4,
-  emitVnet,
   ethernetHeaderLength,
   ethernetVlan,
-  finishSum,
-  foldSum,
   formatIpAddress,
   IPV4,
-  IPV4_BROADCAST,
+  IPV6,
+  Ipv6Reader,
   isGroupMac,
-  isMulticast,
+  linkLocalAddress,
   MAC_BROADCAST,
-  MAC_NONE,
-  PROTOCOL,
-  pseudoHeaderSum,
   readMac,
   readU16,
   VNET,
-  VNET_GSO,
   vnetIsValid,
-  writeMac,
-  writeU16,
 } from '../wire/index.ts';
 import { AddressTable, InterfaceError } from './address-table.ts';
-import type { ArpEntry, ArpLimits } from './arp-cache.ts';
+import type { ArpLimits } from './arp-cache.ts';
 import { ArpCache } from './arp-cache.ts';
 import { ArpHandler } from './arp-handler.ts';
-import { forEachFragment } from './fragmentation.ts';
+import { EchoRequests } from './echo-requests.ts';
 import { IcmpHandler } from './icmp-handler.ts';
+import { Icmpv6Handler } from './icmpv6-handler.ts';
 import { Ipv4Input } from './ipv4-input.ts';
+import { Ipv4Output } from './ipv4-output.ts';
+import { Ipv6Input } from './ipv6-input.ts';
+import { Ipv6Output } from './ipv6-output.ts';
+import { LocalPackets } from './local-packets.ts';
+import { NdpHandler } from './ndp-handler.ts';
+import type { NeighbourLimits } from './neighbour-cache.ts';
+import { NeighbourCache } from './neighbour-cache.ts';
 import { PathMtuCache } from './path-mtu.ts';
 import type { ReassemblyLimits } from './reassembly.ts';
 import type { IpOutput, OutputResult, Transport } from './transport-interface.ts';
-import { CHECKSUM_COMPLETE, OUTPUT } from './transport-interface.ts';
+import { OUTPUT } from './transport-interface.ts';
 
-export const DEFAULT_TTL = 64;
-/** IPv4 packets in front of transport headers. */
-const FRAME_HEADERS = ETHERNET.HEADER + IPV4.MIN_HEADER;
-const PACKET_HEADERS = VNET.LENGTH + FRAME_HEADERS;
-const MAX_LOOPED = 256;
+const LINK_LOCAL_PREFIX = 64;
+/** RFC 4862: DupAddrDetectTransmits, RetransTimer. */
+const DETECTION_COUNT = 1;
+const DETECTION_MS = 1_000;
 
 export interface InterfaceOptions {
   readonly clock: Clock;
@@ -67,9 +61,18 @@ export interface InterfaceOptions {
   readonly link: LinkDevice;
   readonly mac: MacAddress;
   readonly addresses?: readonly Cidr[];
-  readonly gateway?: IpAddress;
+  /** The default gateway, or one of each family. */
+  readonly gateway?: IpAddress | readonly IpAddress[];
   readonly arp?: Partial<ArpLimits>;
+  readonly neighbours?: Partial<NeighbourLimits>;
   readonly reassembly?: Partial<ReassemblyLimits>;
+  /**
+   * RFC 4862 section 5.4: an IPv6 address is ours a second after it was added, if nobody else has it. Default true. Off where
+   * the address is known to be free, or is being taken over and must serve at once.
+   */
+  readonly detectDuplicates?: boolean;
+  /** Somebody else has an IPv6 address that was added here; it stays unused. */
+  readonly onDuplicate?: (address: Ipv6Address, holder: MacAddress) => void;
 }
 
 /** Handles frames of one Ethernet type; the payload, padding included, is at buffer[at, at + length). */
@@ -79,79 +82,126 @@ export class Interface implements IpOutput, LinkReceiver {
   readonly mac: MacAddress;
   readonly addresses = new AddressTable();
   readonly arp: ArpCache;
+  /** IPv6 neighbours. */
+  readonly neighbours: NeighbourCache;
   readonly icmp: IcmpHandler;
+  readonly icmpv6: Icmpv6Handler;
   /** The one path to the link: packet send program [2305]. */
   readonly send: PacketSendProgram;
   readonly pathMtus: PathMtuCache;
   readonly drops = new DropCounters();
   readonly discards = new DropCounters();
-  readonly #clock: Clock;
   readonly #link: LinkDevice;
   readonly #arpHandler: ArpHandler;
-  readonly #ipv4: Ipv4Input;
+  readonly #ndp: NdpHandler;
+  readonly #ipv4Input: Ipv4Input;
+  readonly #ipv4Output: Ipv4Output;
+  readonly #ipv6Input: Ipv6Input;
+  readonly #ipv6Output: Ipv6Output;
+  readonly #local: LocalPackets;
+  readonly #detectDuplicates: boolean;
+  readonly #onDuplicate: InterfaceOptions['onDuplicate'];
+  /** What to announce as soon as the address is known to be ours. */
+  readonly #announceLater = new Map<IpAddress, { count: number; intervalMs: number }>();
   readonly #transports: (Transport | undefined)[] = new Array<Transport | undefined>(256).fill(undefined);
   /** The same without the gaps. */
   #registered: Transport[] = [];
   readonly #etherTypes = new Map<number, EtherTypeHandler>();
   #received = 0;
-  #identification: number;
-  /** The last output's route, for trains of packets between two addresses; void when the addresses change. */
-  #routeSource: IpAddress | undefined;
-  #routeDestination: IpAddress | undefined;
-  #routeNeighbour: ArpEntry | undefined;
-  #routeVersion = -1;
-  /** Ethernet header to the MAC address last sent to. */
-  readonly #head = new Uint8Array(ETHERNET.HEADER);
-  #headMac: MacAddress = MAC_NONE;
-  #looped: Uint8Array[] = [];
-  #fragmentScratch: Uint8Array | undefined;
 
   constructor(options: InterfaceOptions) {
     const { clock, random, link } = options;
-    this.mac = options.mac;
-    this.#clock = clock;
+    const { mac } = options;
+    const { addresses } = this;
+    this.mac = mac;
     this.#link = link;
+    this.#detectDuplicates = options.detectDuplicates ?? true;
+    this.#onDuplicate = options.onDuplicate;
     this.send = new PacketSendProgram(link);
     this.pathMtus = new PathMtuCache(clock, link.mtu);
-    this.#identification = random.u32() & 0xffff;
+    this.#local = new LocalPackets(clock, (packets) => this.#inputLocal(packets));
+    const { pathMtus, send } = this;
+    const reader = new Ipv6Reader();
+    const discard = (reason: DropReason) => this.discards.count(reason);
+    const transportOf = (protocol: number) => this.#transports[protocol];
+    const loop = (buffer: Uint8Array, ip: number, length: number): OutputResult => {
+      if (!this.#local.add(buffer, ip, length)) discard('send-queue-full');
+      return OUTPUT.SENT;
+    };
+
+    const identification = random.u32() & 0xffff;
+    const echoes = new EchoRequests(clock, random);
     this.arp = new ArpCache(
       clock,
       {
-        request: (address, mac) => this.#arpHandler.request(address, mac),
-        release: (packet, mac) => this.#release(packet, mac),
-        fail: (packet) => this.#unresolved(packet),
+        request: (address, to) => this.#arpHandler.request(address, to),
+        release: (packet, to) => this.#ipv4Output.release(packet, to),
+        fail: (packet) => this.#unresolved(packet, this.icmp),
       },
       options.arp,
     );
-    this.#arpHandler = new ArpHandler({
-      clock,
-      mac: this.mac,
-      addresses: this.addresses,
-      cache: this.arp,
-      send: this.send,
+    const { arp } = this;
+    this.#arpHandler = new ArpHandler({ clock, mac, addresses, cache: arp, send });
+    this.#ipv4Output = new Ipv4Output({
+      mac,
+      link,
+      send,
+      addresses,
+      arp,
+      pathMtus,
+      identification,
+      loop,
+      discard,
     });
-    this.icmp = new IcmpHandler({
-      clock,
-      random,
-      addresses: this.addresses,
-      pathMtus: this.pathMtus,
-      output: this,
-      transportOf: (protocol) => this.#transports[protocol],
-      discard: (reason) => this.discards.count(reason),
-    });
-    this.#ipv4 = new Ipv4Input(
-      {
-        clock,
-        addresses: this.addresses,
-        icmp: this.icmp,
-        transportOf: (protocol) => this.#transports[protocol],
-        discard: (reason) => this.discards.count(reason),
-        flush: () => this.send.flush(),
-      },
+    this.icmp = new IcmpHandler({ clock, echoes, addresses, pathMtus, output: this, transportOf, discard });
+    const flush = () => send.flush();
+    this.#ipv4Input = new Ipv4Input(
+      { clock, addresses, icmp: this.icmp, transportOf, discard, flush },
       options.reassembly,
     );
-    for (const cidr of options.addresses ?? []) this.addresses.add(cidr);
-    this.addresses.gateway = options.gateway;
+
+    this.neighbours = new NeighbourCache(
+      clock,
+      random,
+      {
+        solicit: (address, to) => this.#ndp.solicit(address, to),
+        release: (packet, to) => this.#ipv6Output.release(packet, to),
+        fail: (packet) => this.#unresolved(packet, this.icmpv6),
+      },
+      options.neighbours,
+    );
+    const { neighbours } = this;
+    this.#ndp = new NdpHandler({ clock, mac, addresses, neighbours, reader, send });
+    this.#ipv6Output = new Ipv6Output({
+      mac,
+      random,
+      link,
+      send,
+      addresses,
+      neighbours,
+      pathMtus,
+      loop,
+      discard,
+    });
+    this.icmpv6 = new Icmpv6Handler({
+      clock,
+      echoes,
+      addresses,
+      reader,
+      ndp: this.#ndp,
+      pathMtus,
+      output: this,
+      transportOf,
+      discard,
+    });
+    this.#ipv6Input = new Ipv6Input(
+      { clock, addresses, reader, icmp: this.icmpv6, transportOf, discard, flush },
+      options.reassembly,
+    );
+
+    for (const cidr of options.addresses ?? []) this.addAddress(cidr);
+    const gateways = options.gateway ?? [];
+    for (const gateway of Array.isArray(gateways) ? gateways : [gateways]) addresses.setGateway(gateway);
     link.attach(this);
   }
 
@@ -174,27 +224,52 @@ export class Interface implements IpOutput, LinkReceiver {
     this.#etherTypes.set(type, handler);
   }
 
-  /** The default gateway; it must lie in a network of ours to be used. */
+  /** The default gateway of its family; it must lie in a network of ours to be used. Undefined: none any more, of either. */
   setGateway(gateway: IpAddress | undefined): void {
-    this.addresses.gateway = gateway;
-  }
-
-  /** Silent: nothing is announced. */
-  addAddress(cidr: Cidr): void {
-    this.addresses.add(cidr);
+    if (gateway === undefined) this.addresses.clearGateways();
+    else this.addresses.setGateway(gateway);
   }
 
   /**
-   * RFC 5227 section 2.1: whether somebody on the link has `address`, before it is added here. Resolves with the holder's
+   * Silent: nothing is announced. An IPv6 address is in use at once only without duplicate detection; with the first one
+   * comes the link-local address.
+   * @param detectDuplicates default: as the interface was made.
+   * @throws InterfaceError MTU_TOO_SMALL: IPv6 needs links of 1280 bytes.
+   */
+  addAddress(cidr: Cidr, detectDuplicates = this.#detectDuplicates): void {
+    const { address } = cidr;
+    if (typeof address === 'number') {
+      this.addresses.add(cidr);
+      return;
+    }
+    if (this.#link.mtu < IPV6.MIN_MTU) {
+      throw new InterfaceError(
+        'MTU_TOO_SMALL',
+        `${formatIpAddress(address)} cannot be used on a link with an MTU of ${this.#link.mtu}`,
+        { remedy: `raise the MTU to ${IPV6.MIN_MTU} or more`, values: { mtu: this.#link.mtu } },
+      );
+    }
+    if (this.addresses.linkLocal === undefined) {
+      const linkLocal = linkLocalAddress(this.mac);
+      if (detectDuplicates) this.#detect({ address: linkLocal, prefixLength: LINK_LOCAL_PREFIX });
+      this.addresses.setLinkLocal(linkLocal);
+    }
+    if (detectDuplicates && this.addresses.stateOf(address) === undefined) this.#detect(cidr);
+    else this.addresses.add(cidr);
+  }
+
+  /**
+   * RFC 5227 section 2.1, RFC 4862 section 5.4: whether somebody on the link has `address`, before it is added here. Resolves with the holder's
    * hardware address as soon as it answers, or undefined after `count` probes `intervalMs` apart. A second call joins the first.
    */
   probe(address: IpAddress, count = 3, intervalMs = 1_000): Promise<MacAddress | undefined> {
-    if (typeof address !== 'number') return Promise.resolve(undefined);
-    return this.#arpHandler.probe(address, count, intervalMs);
+    if (typeof address === 'number') return this.#arpHandler.probe(address, count, intervalMs);
+    return new Promise((resolve) => this.#ndp.detect(address, count, intervalMs, resolve));
   }
 
   /** Ends an address in any state; what was bound to an own one cannot go on. */
   removeAddress(address: IpAddress): void {
+    this.#announceLater.delete(address);
     const state = this.addresses.remove(address);
     if (state === 'own') for (const transport of this.#registered) transport.addressRemoved(address);
   }
@@ -214,10 +289,15 @@ export class Interface implements IpOutput, LinkReceiver {
   }
 
   /**
-   * 1505/1603/2203: announces own addresses (RFC 5227 section 2.3), `count` times, `intervalMs` apart.
+   * 1505/1603/2203: announces own addresses (RFC 5227 section 2.3, RFC 4861 section 7.2.6), `count` times, `intervalMs`
+   * apart. A tentative address is announced as soon as it is ours.
    * @throws InterfaceError ADDRESS_NOT_OWN: an address that was left must never be announced.
    */
   announce(address?: IpAddress, count = 1, intervalMs = 2_000): void {
+    if (address !== undefined && this.addresses.stateOf(address) === 'tentative') {
+      this.#announceLater.set(address, { count, intervalMs });
+      return;
+    }
     if (address !== undefined && this.addresses.stateOf(address) !== 'own') {
       throw new InterfaceError(
         'ADDRESS_NOT_OWN',
@@ -228,8 +308,35 @@ export class Interface implements IpOutput, LinkReceiver {
         },
       );
     }
-    const which = address === undefined ? this.addresses.own.map((cidr) => cidr.address) : [address];
-    for (const one of which) this.#arpHandler.announce(one, count, intervalMs);
+    for (const one of address === undefined ? this.addresses.announced : [address]) {
+      if (this.addresses.stateOf(one) === 'tentative') this.#announceLater.set(one, { count, intervalMs });
+      else if (typeof one === 'number') this.#arpHandler.announce(one, count, intervalMs);
+      else this.#ndp.announce(one, count, intervalMs);
+    }
+  }
+
+  /** One echo request to an address of either family; rejects with PingError. */
+  ping(destination: IpAddress, payloadLength = 56, timeoutMs = 1_000): Promise<{ rttMs: number }> {
+    const handler = typeof destination === 'number' ? this.icmp : this.icmpv6;
+    return handler.ping(destination, payloadLength, timeoutMs);
+  }
+
+  /** Asks whether the address is free; it is tentative until then. */
+  #detect(cidr: Cidr): void {
+    const address = cidr.address as Ipv6Address;
+    this.addresses.addTentative(cidr);
+    this.#ndp.detect(address, DETECTION_COUNT, DETECTION_MS, (holder) => {
+      const later = this.#announceLater.get(address);
+      this.#announceLater.delete(address);
+      if (this.addresses.stateOf(address) !== 'tentative') return;
+      if (holder !== undefined) {
+        this.addresses.refuse(address);
+        this.#onDuplicate?.(address, holder);
+        return;
+      }
+      this.addresses.confirm(address);
+      if (later !== undefined) this.#ndp.announce(address, later.count, later.intervalMs);
+    });
   }
 
   // ---- output ----
@@ -246,59 +353,33 @@ export class Interface implements IpOutput, LinkReceiver {
     dontFragment: boolean,
     ttl: number,
   ): OutputResult {
-    if (typeof source !== 'number' || typeof destination !== 'number') return OUTPUT.NO_ROUTE;
-    const total = IPV4.MIN_HEADER + length;
-    if (total > IPV4.MAX_LENGTH) return OUTPUT.TOO_BIG;
-    const neighbour = this.#routeNeighbour;
-    const routed =
-      neighbour?.fresh === true &&
-      destination === this.#routeDestination &&
-      source === this.#routeSource &&
-      this.addresses.version === this.#routeVersion;
-    if (!routed && this.addresses.canonicalOf(source) === undefined) return OUTPUT.NO_ROUTE;
-    const toSelf = !routed && this.addresses.canonicalOf(destination) !== undefined;
-    let whole = true;
-    if (!toSelf) {
-      if (gsoSize > 0) {
-        if (!this.#link.offload.tcp4Segmentation) return OUTPUT.TOO_BIG;
-      } else if (total > this.pathMtus.of(destination)) {
-        if (dontFragment) return OUTPUT.TOO_BIG;
-        whole = false;
-      }
-    }
-    const packet = offset - PACKET_HEADERS;
-    const ip = offset - IPV4.MIN_HEADER;
-    if (checksumOffset === CHECKSUM_COMPLETE) {
-      clearVnet(buffer, packet);
-    } else if ((this.#link.offload.checksum || toSelf) && whole) {
-      writeU16(
+    if (typeof source === 'number' && typeof destination === 'number') {
+      return this.#ipv4Output.output(
         buffer,
-        offset + checksumOffset,
-        foldSum(pseudoHeaderSum(source, destination, protocol, length)),
+        offset,
+        length,
+        protocol,
+        source,
+        destination,
+        checksumOffset,
+        gsoSize,
+        dontFragment,
+        ttl,
       );
-      const headers = gsoSize > 0 ? FRAME_HEADERS + (buffer[offset + 12]! >>> 4) * 4 : 0;
-      const gsoType = gsoSize > 0 ? VNET_GSO.TCPV4 : VNET_GSO.NONE;
-      emitVnet(buffer, packet, gsoType, headers, gsoSize, FRAME_HEADERS, checksumOffset);
-    } else {
-      this.#complete(buffer, offset, length, protocol, source, destination, checksumOffset);
-      clearVnet(buffer, packet);
     }
-    this.#identification = (this.#identification + 1) & 0xffff;
-    emitIpv4(
+    if (typeof source === 'number' || typeof destination === 'number') return OUTPUT.NO_ROUTE;
+    return this.#ipv6Output.output(
       buffer,
-      ip,
-      total,
-      this.#identification,
-      dontFragment ? IPV4.DONT_FRAGMENT : 0,
-      ttl === 0 ? DEFAULT_TTL : ttl,
+      offset,
+      length,
       protocol,
       source,
       destination,
+      checksumOffset,
+      gsoSize,
+      dontFragment,
+      ttl,
     );
-    if (toSelf) return this.#loop(buffer, ip, total);
-    if (routed && whole) return this.#transmitTo(neighbour.mac, buffer, packet, PACKET_HEADERS + length);
-    if (whole) return this.#transmit(buffer, packet, PACKET_HEADERS + length, source, destination);
-    return this.#transmitFragments(buffer, ip, source, destination);
   }
 
   flush(): void {
@@ -322,114 +403,23 @@ export class Interface implements IpOutput, LinkReceiver {
   }
 
   maxGsoLength(destination: IpAddress): number {
-    const { tcp4Segmentation, checksum, maxPacket } = this.#link.offload;
-    if (typeof destination !== 'number' || !tcp4Segmentation || !checksum) return 0;
-    return Math.min(IPV4.MAX_LENGTH - IPV4.MIN_HEADER, maxPacket - PACKET_HEADERS);
+    return typeof destination === 'number'
+      ? this.#ipv4Output.maxGsoLength()
+      : this.#ipv6Output.maxGsoLength();
   }
 
-  #complete(
-    buffer: Uint8Array,
-    offset: number,
-    length: number,
-    protocol: number,
-    source: Ipv4Address,
-    destination: Ipv4Address,
-    checksumOffset: number,
-  ): void {
-    const field = offset + checksumOffset;
-    writeU16(buffer, field, 0);
-    const sum = finishSum(
-      addBytes(pseudoHeaderSum(source, destination, protocol, length), buffer, offset, length),
-    );
-    writeU16(buffer, field, sum === 0 && protocol === PROTOCOL.UDP ? 0xffff : sum);
-  }
-
-  /** A complete packet but for the Ethernet header. */
-  #transmit(
-    buffer: Uint8Array,
-    packet: number,
-    length: number,
-    source: Ipv4Address,
-    destination: Ipv4Address,
-  ): OutputResult {
-    const hop = this.addresses.nextHop(destination);
-    if (typeof hop !== 'number') return OUTPUT.NO_ROUTE;
-    if (hop === IPV4_BROADCAST || this.addresses.isBroadcast(hop) || isMulticast(hop)) {
-      return this.#transmitTo(groupMac(hop), buffer, packet, length);
-    }
-    const neighbour = this.arp.lookup(hop);
-    if (neighbour === undefined) {
-      return this.arp.enqueue(hop, buffer, packet, length) ? OUTPUT.PENDING : OUTPUT.PENDING_FULL;
-    }
-    this.#routeSource = source;
-    this.#routeDestination = destination;
-    this.#routeNeighbour = neighbour;
-    this.#routeVersion = this.addresses.version;
-    return this.#transmitTo(neighbour.mac, buffer, packet, length);
-  }
-
-  #transmitTo(mac: MacAddress, buffer: Uint8Array, packet: number, length: number): OutputResult {
-    const head = this.#head;
-    if (mac !== this.#headMac) {
-      emitEthernet(head, 0, mac, this.mac, ETHERTYPE.IPV4);
-      this.#headMac = mac;
-    }
-    const frame = packet + VNET.LENGTH;
-    for (let i = 0; i < ETHERNET.HEADER; i++) buffer[frame + i] = head[i]!;
-    return this.send.send(buffer, packet, length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
-  }
-
-  #transmitFragments(
-    buffer: Uint8Array,
-    ip: number,
-    source: Ipv4Address,
-    destination: Ipv4Address,
-  ): OutputResult {
-    this.#fragmentScratch ??= new Uint8Array(PACKET_HEADERS + this.#link.mtu);
-    const scratch = this.#fragmentScratch;
-    let result: OutputResult = OUTPUT.SENT;
-    forEachFragment(buffer, ip, this.pathMtus.of(destination), scratch, PACKET_HEADERS, (length) => {
-      clearVnet(scratch, 0);
-      const one = this.#transmit(scratch, 0, PACKET_HEADERS + length, source, destination);
-      if (one === OUTPUT.SENT || one === OUTPUT.PENDING) {
-        result = one;
-        return true;
-      }
-      result = one;
-      return false;
-    });
-    return result;
-  }
-
-  /** A packet that waited: its neighbour has answered. */
-  #release(packet: Uint8Array, mac: MacAddress): void {
-    writeMac(packet, VNET.LENGTH + ETHERNET.DESTINATION, mac);
-    writeMac(packet, VNET.LENGTH + ETHERNET.SOURCE, this.mac);
-    writeU16(packet, VNET.LENGTH + ETHERNET.TYPE, ETHERTYPE.IPV4);
-    if (!this.send.send(packet, 0, packet.length)) this.discards.count('send-queue-full');
-  }
-
-  /** A packet that waited in vain: its sender learns what a router would have told it. */
-  #unresolved(packet: Uint8Array): void {
+  /** A packet that waited for a hardware address in vain: its sender learns what a router would have told it. */
+  #unresolved(packet: Uint8Array, icmp: IcmpHandler | Icmpv6Handler): void {
     this.discards.count('send-unresolved');
-    this.icmp.deliverError('host-unreachable', packet, VNET.LENGTH + ETHERNET.HEADER, packet.length, 0);
+    icmp.deliverError('host-unreachable', packet, VNET.LENGTH + ETHERNET.HEADER, packet.length, 0);
   }
 
-  #loop(buffer: Uint8Array, ip: number, total: number): OutputResult {
-    if (this.#looped.length >= MAX_LOOPED) {
-      this.discards.count('send-queue-full');
-      return OUTPUT.SENT;
-    }
-    this.#looped.push(copyBytes(buffer, ip, total));
-    if (this.#looped.length === 1) this.#clock.after(0, () => this.#inputLooped());
-    return OUTPUT.SENT;
-  }
-
-  #inputLooped(): void {
-    const batch = this.#looped;
-    this.#looped = [];
-    for (const packet of batch) {
-      const reason = this.#ipv4.deliver(packet, 0, IPV4.MIN_HEADER, packet.length, false, true, 0);
+  #inputLocal(packets: readonly Uint8Array[]): void {
+    for (const packet of packets) {
+      const reason =
+        packet[0]! >>> 4 === 6
+          ? this.#ipv6Input.inputLooped(packet)
+          : this.#ipv4Input.deliver(packet, 0, IPV4.MIN_HEADER, packet.length, false, true, 0);
       if (reason !== undefined) this.discards.count(reason);
     }
     this.endOfBatch();
@@ -461,18 +451,18 @@ export class Interface implements IpOutput, LinkReceiver {
     if (!vnetIsValid(buffer, offset, frameLength)) return 'link-bad-offload-header';
     const to = readMac(buffer, frame + ETHERNET.DESTINATION);
     const toGroup = to !== this.mac;
-    if (toGroup && to !== MAC_BROADCAST) return 'ethernet-not-for-us';
+    if (toGroup && to !== MAC_BROADCAST && !this.addresses.groupMacs.has(to)) return 'ethernet-not-for-us';
     if (isGroupMac(readMac(buffer, frame + ETHERNET.SOURCE))) return 'ethernet-bad-source';
     if (header > ETHERNET.HEADER && ethernetVlan(buffer, frame) !== 0) return 'ethernet-vlan';
     const at = frame + header;
     const end = offset + length;
     switch (readU16(buffer, at - 2)) {
       case ETHERTYPE.IPV4:
-        return this.#ipv4.input(buffer, offset, at, end, toGroup);
+        return this.#ipv4Input.input(buffer, offset, at, end, toGroup);
       case ETHERTYPE.ARP:
         return this.#arpHandler.input(buffer, at, end - at);
       case ETHERTYPE.IPV6:
-        return 'ipv6-unsupported';
+        return this.#ipv6Input.input(buffer, offset, at, end, toGroup);
       default:
         return this.#inputOther(buffer, at, end);
     }
@@ -484,10 +474,4 @@ export class Interface implements IpOutput, LinkReceiver {
     handler(buffer, at, end - at);
     return undefined;
   }
-}
-
-/** Broadcast, or the mapping of RFC 1112 section 6.4. */
-function groupMac(address: Ipv4Address): MacAddress {
-  if (!isMulticast(address)) return MAC_BROADCAST;
-  return (0x0100_5e00_0000 + (address & 0x7fffff)) as MacAddress;
 }

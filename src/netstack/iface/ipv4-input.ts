@@ -11,21 +11,26 @@ import {
   IPV4,
   ipv4ChecksumValid,
   ipv4Destination,
+  ipv4FragmentOffset,
   ipv4HeaderLength,
+  ipv4Identification,
   ipv4IsFragment,
+  ipv4MoreFragments,
   ipv4Options,
   ipv4Protocol,
   ipv4Source,
   ipv4TotalLength,
+  isLoopback,
   PROTOCOL,
   VNET_GSO,
   vnetChecksumGood,
   vnetGsoSize,
   vnetGsoType,
+  writeU16,
 } from '../wire/index.ts';
 import type { AddressTable } from './address-table.ts';
 import type { IcmpHandler } from './icmp-handler.ts';
-import type { ReassemblyLimits } from './reassembly.ts';
+import type { ReassemblyLimits, ReassemblyReasons } from './reassembly.ts';
 import { Reassembler } from './reassembly.ts';
 import type { Transport } from './transport-interface.ts';
 import { UdpSegmentation } from './udp-segmentation.ts';
@@ -40,6 +45,14 @@ export interface Ipv4InputContext {
   flush(): void;
 }
 
+const REASONS: ReassemblyReasons = {
+  malformed: 'ipv4-fragment-malformed',
+  overlap: 'ipv4-fragment-overlap',
+  tooBig: 'ipv4-fragment-too-big',
+  limit: 'ipv4-fragment-limit',
+  timeout: 'ipv4-fragment-timeout',
+};
+
 export class Ipv4Input {
   readonly #context: Ipv4InputContext;
   readonly #reassembler: Reassembler;
@@ -50,6 +63,7 @@ export class Ipv4Input {
     this.#reassembler = new Reassembler(
       context.clock,
       { giveUp: (reason, first) => this.#reassemblyGivenUp(reason, first) },
+      REASONS,
       limits,
     );
   }
@@ -77,6 +91,7 @@ export class Ipv4Input {
     ) {
       return 'ipv4-bad-source';
     }
+    if (isLoopback(ipv4Destination(buffer, ip))) return 'ipv4-not-for-us';
     if (headerLength > IPV4.MIN_HEADER) {
       const verdict = ipv4Options(buffer, ip, headerLength);
       if (verdict === 'malformed') return 'ipv4-bad-header-length';
@@ -93,9 +108,21 @@ export class Ipv4Input {
     if (!this.#context.addresses.isLocal(destination) && !this.#context.addresses.isBroadcast(destination)) {
       return 'ipv4-not-for-us';
     }
-    const result = this.#reassembler.add(buffer, ip, good);
+    const header = ipv4HeaderLength(buffer, ip);
+    const result = this.#reassembler.add(buffer, ip, {
+      key: `${ipv4Source(buffer, ip)} ${destination} ${ipv4Protocol(buffer, ip)} ${ipv4Identification(buffer, ip)}`,
+      headerLength: header,
+      payloadLength: ipv4TotalLength(buffer, ip) - header,
+      start: ipv4FragmentOffset(buffer, ip),
+      more: ipv4MoreFragments(buffer, ip),
+      limit: IPV4.MAX_LENGTH - header,
+      checksumKnownGood: good,
+    });
     if (result === undefined || typeof result === 'string') return result;
     const { bytes, headerLength, checksumKnownGood } = result;
+    if (bytes.length > IPV4.MAX_LENGTH) return 'ipv4-fragment-too-big';
+    writeU16(bytes, IPV4.TOTAL_LENGTH, bytes.length);
+    writeU16(bytes, IPV4.FRAGMENT, 0);
     return this.deliver(bytes, 0, headerLength, bytes.length, toGroupMac, checksumKnownGood, 0);
   }
 

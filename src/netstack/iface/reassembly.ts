@@ -1,26 +1,15 @@
 /**
- * IPv4 reassembly (RFC 791 section 3.2, RFC 815's idea with a sorted list instead of hole descriptors).
+ * Reassembly (RFC 791 section 3.2 and RFC 8200 section 4.5, RFC 815's idea with a sorted list instead of hole descriptors),
+ * for either family: what differs stands in the fragment's description.
  *
- * Fragments of one datagram (source, destination, protocol, identification) are copied and kept in order of offset. They must
- * not overlap: an overlap is never an accident (RFC 5722, RFC 8200 section 4.5) and gives up the whole datagram; only an
- * exact duplicate is just ignored. Bounds: bytes over all, fragments per datagram, `timeoutMs` from the first fragment. When
- * memory is short the oldest datagram goes.
+ * Fragments of one datagram (one key) are copied and kept in order of offset. They must not overlap: an overlap is never an
+ * accident (RFC 5722, RFC 8200 section 4.5) and gives up the whole datagram; only an exact duplicate is just ignored.
+ * Bounds: bytes over all, fragments per datagram, `timeoutMs` from the first fragment. When memory is short the oldest
+ * datagram goes.
  */
 import type { Clock, Timer } from '../../common/index.ts';
 import type { DropReason } from '../wire/index.ts';
-import {
-  copyBytes,
-  IPV4,
-  ipv4Destination,
-  ipv4FragmentOffset,
-  ipv4HeaderLength,
-  ipv4Identification,
-  ipv4MoreFragments,
-  ipv4Protocol,
-  ipv4Source,
-  ipv4TotalLength,
-  writeU16,
-} from '../wire/index.ts';
+import { copyBytes } from '../wire/index.ts';
 
 export interface ReassemblyLimits {
   readonly timeoutMs: number;
@@ -35,12 +24,36 @@ export const REASSEMBLY_LIMITS: ReassemblyLimits = {
 };
 
 export interface ReassemblyEvents {
-  /** A datagram was given up; `first` is its first fragment from the IP header on, if it had come. */
+  /** A datagram was given up; `first` is its first fragment as it came, from the IP header on, if it had come. */
   giveUp(reason: DropReason, first: Uint8Array | undefined): void;
 }
 
+/** What a family calls its drops. */
+export interface ReassemblyReasons {
+  readonly malformed: DropReason;
+  readonly overlap: DropReason;
+  readonly tooBig: DropReason;
+  readonly limit: DropReason;
+  readonly timeout: DropReason;
+}
+
+export interface FragmentDescription {
+  /** The same for all fragments of one datagram, and for no others. */
+  readonly key: string;
+  /** Bytes in front of the payload; the whole datagram begins with those of the first fragment. */
+  readonly headerLength: number;
+  readonly payloadLength: number;
+  /** Of the payload in the datagram's. */
+  readonly start: number;
+  readonly more: boolean;
+  /** The most that `start + payloadLength` may be. */
+  readonly limit: number;
+  /** The link vouches for the transport checksum. */
+  readonly checksumKnownGood: boolean;
+}
+
 export interface Datagram {
-  /** IP header (of the first fragment, not a fragment any more) and payload, at offset 0. */
+  /** Header of the first fragment as it came, and the whole payload; what says fragment and length is still to be set. */
   readonly bytes: Uint8Array;
   readonly headerLength: number;
   /** Every fragment came with a checksum the link vouched for. */
@@ -73,6 +86,7 @@ interface Partial {
 export class Reassembler {
   readonly #clock: Clock;
   readonly #events: ReassemblyEvents;
+  readonly #reasons: ReassemblyReasons;
   readonly #limits: ReassemblyLimits;
   /** Oldest first. */
   readonly #partials = new Map<string, Partial>();
@@ -81,10 +95,12 @@ export class Reassembler {
   constructor(
     clock: Clock,
     events: ReassemblyEvents,
+    reasons: ReassemblyReasons,
     limits: { [K in keyof ReassemblyLimits]?: number } = {},
   ) {
     this.#clock = clock;
     this.#events = events;
+    this.#reasons = reasons;
     this.#limits = { ...REASSEMBLY_LIMITS, ...limits };
   }
 
@@ -96,41 +112,42 @@ export class Reassembler {
     return this.#partials.size;
   }
 
-  /** One fragment with a verified header. A drop reason, undefined when it was kept, or the completed datagram. */
-  add(buffer: Uint8Array, ip: number, checksumKnownGood: boolean): DropReason | Datagram | undefined {
-    const headerLength = ipv4HeaderLength(buffer, ip);
-    const start = ipv4FragmentOffset(buffer, ip);
-    const length = ipv4TotalLength(buffer, ip) - headerLength;
+  /**
+   * The fragment whose IP header, verified, stands at buffer[ip]. A drop reason, undefined when it was kept, or the completed
+   * datagram.
+   */
+  add(buffer: Uint8Array, ip: number, fragment: FragmentDescription): DropReason | Datagram | undefined {
+    const { key, start, more } = fragment;
+    const reasons = this.#reasons;
+    const length = fragment.payloadLength;
     const end = start + length;
-    const more = ipv4MoreFragments(buffer, ip);
-    if (length === 0 || (more && length % 8 !== 0)) return 'ipv4-fragment-malformed';
-    if (end + headerLength > IPV4.MAX_LENGTH) return 'ipv4-fragment-too-big';
-    const key = `${ipv4Source(buffer, ip)} ${ipv4Destination(buffer, ip)} ${ipv4Protocol(buffer, ip)} ${ipv4Identification(buffer, ip)}`;
+    if (length === 0 || (more && length % 8 !== 0)) return reasons.malformed;
+    if (end > fragment.limit) return reasons.tooBig;
     const partial = this.#partials.get(key) ?? this.#start(key);
     if (partial.length !== undefined && (end > partial.length || (!more && end !== partial.length))) {
       this.#drop(partial);
-      return 'ipv4-fragment-malformed';
+      return reasons.malformed;
     }
     const at = this.#place(partial, start, end);
-    if (at === 'duplicate') return 'ipv4-fragment-overlap';
+    if (at === 'duplicate') return reasons.overlap;
     if (at === 'overlap') {
       this.#drop(partial);
-      return 'ipv4-fragment-overlap';
+      return reasons.overlap;
     }
     if (partial.fragments.length >= this.#limits.fragmentsPerDatagram) {
       this.#drop(partial);
-      return 'ipv4-fragment-limit';
+      return reasons.limit;
     }
     if (!more) {
       const last = partial.fragments.at(-1);
       if (last !== undefined && last.end > end) {
         this.#drop(partial);
-        return 'ipv4-fragment-malformed';
+        return reasons.malformed;
       }
       partial.length = end;
     }
-    this.#keep(partial, at, buffer, ip, headerLength, start, end);
-    partial.checksumKnownGood &&= checksumKnownGood;
+    this.#keep(partial, at, buffer, ip, fragment);
+    partial.checksumKnownGood &&= fragment.checksumKnownGood;
     if (partial.first === undefined || partial.received !== partial.length) return undefined;
     return this.#complete(partial);
   }
@@ -151,7 +168,7 @@ export class Reassembler {
       checksumKnownGood: true,
       timer: this.#clock.after(this.#limits.timeoutMs, () => {
         this.#drop(partial);
-        this.#events.giveUp('ipv4-fragment-timeout', partial.first);
+        this.#events.giveUp(this.#reasons.timeout, partial.first);
       }),
     };
     this.#partials.set(key, partial);
@@ -171,16 +188,9 @@ export class Reassembler {
     return after !== undefined && after.start < end ? 'overlap' : at;
   }
 
-  #keep(
-    partial: Partial,
-    at: number,
-    buffer: Uint8Array,
-    ip: number,
-    headerLength: number,
-    start: number,
-    end: number,
-  ): void {
-    const length = end - start;
+  #keep(partial: Partial, at: number, buffer: Uint8Array, ip: number, fragment: FragmentDescription): void {
+    const { start, headerLength, payloadLength: length } = fragment;
+    const end = start + length;
     const cost = length + OVERHEAD;
     while (this.#bytes + cost > this.#limits.bytes && this.#partials.size > 1) {
       const oldest = this.#partials.values().next().value!;
@@ -191,7 +201,7 @@ export class Reassembler {
         continue;
       }
       this.#drop(oldest);
-      this.#events.giveUp('ipv4-fragment-limit', undefined);
+      this.#events.giveUp(this.#reasons.limit, undefined);
     }
     let payload: Uint8Array;
     if (start === 0) {
@@ -207,16 +217,12 @@ export class Reassembler {
     this.#bytes += cost;
   }
 
-  #complete(partial: Partial): Datagram | DropReason {
+  #complete(partial: Partial): Datagram {
     this.#drop(partial);
     const { headerLength } = partial;
-    const total = headerLength + partial.length!;
-    if (total > IPV4.MAX_LENGTH) return 'ipv4-fragment-too-big';
-    const bytes = new Uint8Array(total);
+    const bytes = new Uint8Array(headerLength + partial.length!);
     bytes.set(partial.first!.subarray(0, headerLength));
     for (const fragment of partial.fragments) bytes.set(fragment.payload, headerLength + fragment.start);
-    writeU16(bytes, IPV4.TOTAL_LENGTH, total);
-    writeU16(bytes, IPV4.FRAGMENT, 0);
     return { bytes, headerLength, checksumKnownGood: partial.checksumKnownGood };
   }
 

@@ -13,6 +13,9 @@ import type { DropReason, IpAddress } from '../wire/index.ts';
 /** Bytes in front of a transport header: offload header 10, Ethernet 14, IP up to 40. */
 export const HEADROOM = 64;
 
+/** Time to live and hop limit of what does not ask for another one. */
+export const DEFAULT_HOPS = 64;
+
 /** What became of a packet handed to `IpOutput.output`. */
 export const OUTPUT = {
   /** Given to the link. */
@@ -40,7 +43,7 @@ export interface IpOutput {
    *   checksum, or with the pseudo-header sum when the link completes it. CHECKSUM_COMPLETE: nothing is touched.
    * @param gsoSize 0, or the payload bytes per segment of a TCP packet larger than the path MTU; only up to
    *   `maxGsoLength(destination)`. The TCP header (options included) is then repeated by the link in each segment.
-   * @param dontFragment sets DF; the packet is refused with TOO_BIG when it exceeds the path MTU. Otherwise it is fragmented.
+   * @param dontFragment sets DF (IPv4); the packet is refused with TOO_BIG when it exceeds the path MTU. Otherwise it is fragmented.
    * @param ttl 0 means the default (64).
    */
   output(
@@ -63,18 +66,19 @@ export interface IpOutput {
   isLocal(address: IpAddress): boolean;
   /** The address under which transports know a local address: differs only around `alter` (see address-table.ts). */
   canonical(address: IpAddress): IpAddress;
-  /** Largest IP packet to `destination` in bytes: the link's MTU, or less after "fragmentation needed". */
+  /** Largest IP packet to `destination` in bytes: the link's MTU, or less after "fragmentation needed" or "packet too big". */
   pathMtu(destination: IpAddress): number;
   /** Largest transport header + payload for one `output` with a `gsoSize`; 0 when the link does not segment. */
   maxGsoLength(destination: IpAddress): number;
 }
 
-/** RFC 792 and RFC 1812 errors as a transport tells them apart (RFC 1122 section 4.2.3.9, RFC 5461: all but one are soft). */
+/** RFC 792, RFC 1812 and RFC 4443 errors as a transport tells them apart (RFC 1122 section 4.2.3.9, RFC 5461: all but one are soft). */
 export type IcmpErrorKind =
   | 'network-unreachable'
   | 'host-unreachable'
   | 'protocol-unreachable'
   | 'port-unreachable'
+  /** Over IPv6: packet too big. */
   | 'fragmentation-needed'
   | 'source-route-failed'
   | 'prohibited'

@@ -8,6 +8,7 @@
 import { readU16, writeU16 } from './big-endian.ts';
 import type { IpAddress } from './ip-address.ts';
 import { IPV4 } from './ipv4.ts';
+import { IPV6, ipv6UpperLayer } from './ipv6.ts';
 
 const LONG = 64;
 
@@ -83,12 +84,12 @@ export function ipv6PseudoHeaderSum(
   protocol: number,
   length: number,
 ): number {
-  return addBytes(protocol + length, buffer, ipOffset + 8, 32);
+  return addBytes(protocol + length, buffer, ipOffset + IPV6.SOURCE, 32);
 }
 
 /**
- * Whether the TCP or UDP checksum of an IPv4 packet is right. A zero UDP checksum means "none" (RFC 768): the caller's to
- * tell apart, here it fails.
+ * Whether the checksum of a TCP, UDP or ICMPv6 packet over IPv4 or IPv6 is right; `ipHeaderLength` includes extension headers.
+ * A zero UDP checksum means "none" over IPv4 (RFC 768): the caller's to tell apart, here it fails.
  */
 export function transportChecksumValid(
   buffer: Uint8Array,
@@ -97,7 +98,16 @@ export function transportChecksumValid(
   totalLength: number,
 ): boolean {
   const length = totalLength - ipHeaderLength;
-  const sum = ipv4PseudoHeaderSum(buffer, ipOffset, length);
+  let sum: number;
+  if (buffer[ipOffset]! >>> 4 === 6) {
+    const protocol =
+      ipHeaderLength === IPV6.HEADER
+        ? buffer[ipOffset + IPV6.NEXT_HEADER]!
+        : ipv6UpperLayer(buffer, ipOffset, ipOffset + totalLength) & 0xff;
+    sum = ipv6PseudoHeaderSum(buffer, ipOffset, protocol, length);
+  } else {
+    sum = ipv4PseudoHeaderSum(buffer, ipOffset, length);
+  }
   return foldSum(addBytes(sum, buffer, ipOffset + ipHeaderLength, length)) === 0xffff;
 }
 

@@ -45,9 +45,34 @@ export const ICMPV6_TYPE = {
   ECHO_REQUEST: 128,
   ECHO_REPLY: 129,
   ROUTER_SOLICITATION: 133,
+  ROUTER_ADVERTISEMENT: 134,
+  NEIGHBOUR_SOLICITATION: 135,
   NEIGHBOUR_ADVERTISEMENT: 136,
   REDIRECT: 137,
 } as const;
+
+export const ICMPV6_UNREACHABLE = {
+  NO_ROUTE: 0,
+  PROHIBITED: 1,
+  BEYOND_SCOPE: 2,
+  ADDRESS: 3,
+  PORT: 4,
+  POLICY: 5,
+  REJECT_ROUTE: 6,
+} as const;
+
+export const ICMPV6_PARAMETER_PROBLEM = {
+  HEADER_FIELD: 0,
+  NEXT_HEADER: 1,
+  OPTION: 2,
+  /** RFC 7112: the first fragment does not contain all headers. */
+  INCOMPLETE_CHAIN: 3,
+} as const;
+
+/** RFC 4443 section 2.1: types below 128 are errors, and quote a packet. */
+export function icmpv6IsError(type: number): boolean {
+  return type < ICMPV6_TYPE.ECHO_REQUEST;
+}
 
 /** Types whose body is the head of another packet. */
 export function icmpIsError(type: number): boolean {

@@ -1,5 +1,7 @@
 /** The IPv6 header (RFC 8200) and its extension headers. */
-import { readU16 } from './big-endian.ts';
+import { readU16, writeU16, writeU32 } from './big-endian.ts';
+import type { Ipv6Address } from './ip-address.ts';
+import { writeIpv6 } from './ip-address.ts';
 
 export const IPV6 = {
   VERSION_CLASS_FLOW: 0,
@@ -9,7 +11,19 @@ export const IPV6 = {
   SOURCE: 8,
   DESTINATION: 24,
   HEADER: 40,
+  /** RFC 8200 section 5: what every link carries. */
   MIN_MTU: 1280,
+  /** Extension headers included; jumbograms are not supported. */
+  MAX_PAYLOAD: 65_535,
+} as const;
+
+/** The fragment header (RFC 8200 section 4.5). */
+export const IPV6_FRAGMENT = {
+  NEXT_HEADER: 0,
+  OFFSET: 2,
+  IDENTIFICATION: 4,
+  HEADER: 8,
+  MORE: 1,
 } as const;
 
 export const IPV6_EXTENSION = {
@@ -29,6 +43,24 @@ export function ipv6Version(buffer: Uint8Array, ip: number): number {
 
 export function ipv6PayloadLength(buffer: Uint8Array, ip: number): number {
   return readU16(buffer, ip + IPV6.PAYLOAD_LENGTH);
+}
+
+/** The fixed header of 40 bytes; traffic class and flow label are zero. */
+export function emitIpv6(
+  buffer: Uint8Array,
+  ip: number,
+  payloadLength: number,
+  nextHeader: number,
+  hopLimit: number,
+  source: Ipv6Address,
+  destination: Ipv6Address,
+): void {
+  writeU32(buffer, ip, 0x6000_0000);
+  writeU16(buffer, ip + IPV6.PAYLOAD_LENGTH, payloadLength);
+  buffer[ip + IPV6.NEXT_HEADER] = nextHeader;
+  buffer[ip + IPV6.HOP_LIMIT] = hopLimit;
+  writeIpv6(buffer, ip + IPV6.SOURCE, source);
+  writeIpv6(buffer, ip + IPV6.DESTINATION, destination);
 }
 
 /**

@@ -74,7 +74,7 @@ fuzz('fields that must be as they must, each with its reason', () => {
     ['ethernet-bad-source', packet(good.subarray(24), { from: '030000000009' })],
     ['ethernet-vlan', packet(good.subarray(24), { tags: [5] })],
     ['ethernet-unknown-type', packet(good.subarray(24), { type: 0x88cc })],
-    ['ipv6-unsupported', packet(good.subarray(24), { type: 0x86dd })],
+    ['ipv6-too-short', packet(good.subarray(24), { type: 0x86dd })],
     ['ipv4-bad-version', changed(24, 0x65)],
     ['ipv4-bad-header-length', changed(24, 0x44)],
     ['ipv4-bad-length', changed(26, 0xff)],
