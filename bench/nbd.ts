@@ -144,7 +144,12 @@ async function fio(
   const output = await stage.run([
     ...['fio', '--name=bench', '--output-format=json', '--ioengine=nbd'],
     ...[`--uri=nbd+unix:///?socket=${socket}`, `--rw=${rw}`, `--bs=${blockBytes}`, `--iodepth=${depth}`],
-    ...[`--size=${sizeBytes}`, '--time_based', `--runtime=${bench.seconds}`, '--ramp_time=200ms'],
+    ...[
+      `--size=${sizeBytes}`,
+      '--time_based',
+      `--runtime=${bench.quick ? 600 : 1500}ms`,
+      '--ramp_time=200ms',
+    ],
     ...['--norandommap', '--randrepeat=0'],
   ]);
   const { jobs } = JSON.parse(output.slice(output.indexOf('{'))) as {

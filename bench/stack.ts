@@ -70,7 +70,7 @@ async function http(bench: Bench, stage: Stage): Promise<void> {
     async sample() {
       const output = await stage.run([
         ...['wrk', '--threads', '1', '--connections', String(WRK_CONNECTIONS)],
-        ...['--duration', `${bench.seconds + 1}s`, ...options, `http://${host}/`],
+        ...['--duration', `${bench.seconds}s`, ...options, `http://${host}/`],
       ]);
       const faults = /(Socket errors|Non-2xx).*/.exec(output);
       if (faults !== null) throw new Error(`wrk: ${faults[0]}`);

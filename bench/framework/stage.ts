@@ -25,6 +25,8 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Printed when it is ready (either stream), or a test that is polled. Default: ready at once. */
   readonly ready?: RegExp | (() => boolean | Promise<boolean>);
+  /** How long it may take to be ready, default 20 s. */
+  readonly limitMs?: number;
 }
 
 export interface Started {
@@ -63,7 +65,7 @@ export class Stage {
       stop: () => ended(child),
     };
     const { ready } = options;
-    const untilMs = performance.now() + READY_LIMIT_MS;
+    const untilMs = performance.now() + (options.limitMs ?? READY_LIMIT_MS);
     while (ready !== undefined && !(ready instanceof RegExp ? ready.test(output) : await ready())) {
       const gone = fault !== undefined || child.exitCode !== null || child.signalCode !== null;
       if (!gone && performance.now() < untilMs) {
