@@ -154,6 +154,14 @@ export interface GuestCommands extends CommandMap {
     arguments: { connections: ConnectionState[]; neighbors?: Neighbor[] };
     result: { imported: number; refused: { flow: FlowName; reason: string }[] };
   };
+  /**
+   * Checks the hand-over of connections inside the guest, over in-memory links: `rounds` times `connections` are opened,
+   * used, moved and used again. Error `self-check-failed`.
+   */
+  'changeover-self-check': {
+    arguments: { rounds: number; connections: number };
+    result: { requests: number; durationMs: number; lastRoundMs: number };
+  };
   'changeover-connections': {
     arguments: object;
     result: { connections: { flow: FlowName; state: string; requests: 'idle' | 'safe' | 'unsafe' }[] };

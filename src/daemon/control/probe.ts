@@ -60,8 +60,8 @@ export class Probe implements ServiceProbe {
         if (settled) return;
         settled = true;
         limit.cancel();
-        if (ok) connection?.close();
-        else connection?.abort();
+        // Not `close`: its last segments could outlive the private path and be taken for a flow of the service.
+        connection?.abort();
         resolve({ ok, detail, durationMs: this.#clock.nowMs() - startMs, localPort });
       };
       const limit = this.#clock.after(target.timeoutMs, () => {

@@ -3,7 +3,11 @@ import type { GuestCommands, GuestEvents, Handlers } from '../../channel/index.t
 import { ChannelServer } from '../../channel/index.ts';
 import { GuestError } from '../errors.ts';
 import type { Guest } from '../guest.ts';
+import { selfCheck } from '../network/self-check.ts';
 import { AgentFiles, AgentRuns } from './files.ts';
+
+const MAX_SELF_CHECK_ROUNDS = 20;
+const MAX_SELF_CHECK_CONNECTIONS = 256;
 
 const VERSION = '1.0';
 
@@ -71,6 +75,16 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
     'changeover-connections-import': ({ connections, neighbors }) => {
       guest.network.learn(neighbors ?? []);
       return guest.network.import(connections);
+    },
+    'changeover-self-check': async ({ rounds, connections }) => {
+      const sum = { requests: 0, durationMs: 0, lastRoundMs: 0 };
+      for (let i = 0; i < Math.min(rounds, MAX_SELF_CHECK_ROUNDS); i++) {
+        const round = await selfCheck(Math.min(connections, MAX_SELF_CHECK_CONNECTIONS), 4);
+        sum.requests += round.requests;
+        sum.durationMs += round.durationMs;
+        sum.lastRoundMs = round.durationMs;
+      }
+      return sum;
     },
     'changeover-connections': () => ({ connections: guest.network.connectionList() }),
   };

@@ -177,6 +177,10 @@ export class ControlProgram {
     return this.execute('changeover-connections', {});
   }
 
+  selfCheck(rounds: number, connections: number): Promise<Result<'changeover-self-check'>> {
+    return this.execute('changeover-self-check', { rounds, connections }, 30_000);
+  }
+
   freezeFileSystems(): Promise<number> {
     return this.execute('guest-fsfreeze-freeze', {});
   }

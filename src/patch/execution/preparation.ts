@@ -17,6 +17,10 @@ import { scanSystemDisk } from './malware.ts';
 
 const POLL_MS = 25;
 const BOOT_TIMEOUT_MS = 30_000;
+/** Rounds of the guests' self-check; the active serves meanwhile and gets fewer. */
+const STANDBY_ROUNDS = 8;
+const ACTIVE_ROUNDS = 3;
+const CHECKED_CONNECTIONS = 16;
 
 /** What the preparation finds out and the report shows. */
 export interface PreparationResult {
@@ -146,6 +150,11 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
       name: 'check-standby',
       figure: '709',
       do: async () => {
+        // Both ends of the hand-over are proven, and their code is warm, before a client depends on them.
+        const [standby] = await Promise.all([
+          hypervisor.control(to).selfCheck(STANDBY_ROUNDS, CHECKED_CONNECTIONS),
+          hypervisor.control(from).selfCheck(ACTIVE_ROUNDS, CHECKED_CONNECTIONS),
+        ]);
         const status = await hypervisor.control(to).status();
         const failed = status.startUp.filter((script) => !script.ok);
         if (status.phase !== 'ready' || failed.length > 0) {
@@ -155,7 +164,7 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
             `the restarted standby is ${status.phase} ${why || status.reason || ''}`,
           );
         }
-        return { phase: status.phase };
+        return { phase: status.phase, handOverMs: standby.lastRoundMs };
       },
     },
   ];

@@ -1,5 +1,6 @@
 /** The application disk's part of a move: last delta and fence (904, 905), the log for the way back, mount and start. */
 import { join } from 'node:path';
+import { messageOf } from '../../common/index.ts';
 import { stopIfRunning } from '../execution/index.ts';
 import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
@@ -16,7 +17,16 @@ export function cutApplicationDisk(move: Move): Step {
       if (!move.record.hasApplicationDisk) return { skipped: 'no application disk' };
       const control = env.hypervisor.control(from);
       const source = move.applicationDisk(from);
-      await control.freezeFileSystems();
+      await Promise.all([
+        control.freezeFileSystems(),
+        env.disks.execute('fence', { id: move.applicationDisk(to), mode: 'none' }),
+      ]);
+      // Nothing waits for the thaw: what the old partition writes then meets the fence.
+      const thaw = () => {
+        control.thawFileSystems().catch((error) => {
+          env.log.warn('file systems were not thawed', { partition: from, reason: messageOf(error) });
+        });
+      };
       try {
         const cut = await env.disks.execute(
           'copy-cut',
@@ -24,10 +34,9 @@ export function cutApplicationDisk(move: Move): Step {
           { timeoutMs: CUT_TIMEOUT_MS },
         );
         move.deltaBytes = cut.disks.map((d) => d.deltaBytes)[0] ?? '0';
-        await env.disks.execute('fence', { id: move.applicationDisk(to), mode: 'none' });
         return { deltaBytes: move.deltaBytes, cutMs: cut.durationMs, fence: env.policy.lateWrites };
       } finally {
-        await control.thawFileSystems();
+        thaw();
       }
     },
     undo: async () => {
