@@ -9,7 +9,8 @@ import { codeOf } from '../../common/index.ts';
 import type { Stack } from '../stack.ts';
 import type { TcpConnection, TcpConnectionState, TcpListener } from '../transport/tcp/index.ts';
 import { HandOverError } from '../transport/tcp/index.ts';
-import { parseIpAddress } from '../wire/index.ts';
+import type { IpAddress } from '../wire/index.ts';
+import { IPV4_ANY, IPV6_ANY, parseIpAddress, unmapIpv4 } from '../wire/index.ts';
 import { connectException, listenException } from './errno.ts';
 import { AnchorHold, LoopAnchor } from './loop-anchor.ts';
 import type { StackSocket } from './socket.ts';
@@ -26,6 +27,8 @@ export interface FaceListenOptions {
   /** Text form; absent: every address. */
   readonly host?: string | undefined;
   readonly backlog?: number | undefined;
+  /** With `::`: no IPv4. */
+  readonly ipv6Only?: boolean | undefined;
 }
 
 export interface FaceConnectOptions {
@@ -81,12 +84,12 @@ export class NetFace {
    * listening, getConnections work on.
    */
   listen(server: Server, options: FaceListenOptions): void {
-    const address = options.host === undefined ? undefined : parseIpAddress(options.host);
-    const shown = options.host ?? '0.0.0.0';
+    const address = options.host === undefined ? undefined : parseHost(options.host);
+    const shown = options.host ?? socketName(this.#any(), options.port).address;
     let listener: TcpListener;
     try {
       listener = this.stack.tcp.listen(
-        { address, port: options.port, backlog: options.backlog },
+        { address, port: options.port, backlog: options.backlog, ipv6Only: options.ipv6Only },
         (connection) => this.#accept(server, connection, false),
       );
     } catch (error) {
@@ -98,13 +101,7 @@ export class NetFace {
     const hold = new AnchorHold(this.anchor);
     inside(server)._handle = {
       getsockname: (out: AddressInfo) => {
-        const own = listener.address;
-        Object.assign(
-          out,
-          own === undefined
-            ? { address: '0.0.0.0', family: 'IPv4', port: listener.port }
-            : socketName(own, listener.port),
-        );
+        Object.assign(out, socketName(listener.address ?? address ?? this.#any(), listener.port));
         return 0;
       },
       close: () => {
@@ -131,12 +128,11 @@ export class NetFace {
     process.nextTick(() => {
       if (!ours.connecting || ours.destroyed) return;
       const { host, port } = options;
-      const remoteAddress = parseIpAddress(host);
+      const remoteAddress = parseHost(host);
       const hold = new AnchorHold(this.anchor);
       try {
         if (remoteAddress === undefined) throw connectException('EINVAL', host, port);
-        const localAddress =
-          options.localAddress === undefined ? undefined : parseIpAddress(options.localAddress);
+        const localAddress = options.localAddress === undefined ? undefined : parseHost(options.localAddress);
         const pending = new PendingHandler();
         const connection = this.stack.tcp.connect(
           { remoteAddress, remotePort: port, localAddress, localPort: options.localPort },
@@ -185,6 +181,11 @@ export class NetFace {
     this.stack.tcp.close(!silent);
     this.stack.ip.flush();
     this.anchor.end();
+  }
+
+  /** What a server without an address is shown to listen on: as node:net, `::` where there is IPv6. */
+  #any(): IpAddress {
+    return this.stack.ip.addresses.linkLocal === undefined ? IPV4_ANY : IPV6_ANY;
   }
 
   /** What net.Server does with a handle that the kernel has accepted. */
@@ -236,10 +237,24 @@ class PendingHandler {
   closed(): void {}
 }
 
+/** An address as programs write it: a zone (`fe80::1%eth0`) names the only interface there is, ::ffff:10.0.0.1 means 10.0.0.1. */
+export function parseHost(host: string): IpAddress | undefined {
+  const address = parseIpAddress(host.replace(/(?<=:.*)%.+$/, ''));
+  return address === undefined ? undefined : unmapIpv4(address);
+}
+
+interface ResolveOptions {
+  readonly family?: number | undefined;
+  readonly hints?: number | undefined;
+  readonly lookup?: LookupFunction | undefined;
+  /** Of several addresses the first for which it holds is taken. */
+  readonly prefer?: ((address: string) => boolean) | undefined;
+}
+
 /** Looks `host` up as node:net does, unless it is an address already. */
 export function resolveHost(
   host: string,
-  options: { family?: number | undefined; hints?: number | undefined; lookup?: LookupFunction | undefined },
+  options: ResolveOptions,
   done: (error: Error | null, address: string, family: number) => void,
 ): void {
   const literal = isIP(host);
@@ -248,13 +263,11 @@ export function resolveHost(
     return;
   }
   const lookup = options.lookup ?? (dnsLookup as unknown as LookupFunction);
-  // IPv4 first: it is what the stack routes today.
-  lookup(
-    host,
-    { family: options.family === 6 ? 6 : 4, hints: options.hints ?? 0 },
-    (error, address, family) => {
-      const first = Array.isArray(address) ? address[0] : { address, family };
-      done(error, first?.address ?? '', first?.family ?? 0);
-    },
-  );
+  const family = options.family === 4 || options.family === 6 ? options.family : 0;
+  lookup(host, { family, hints: options.hints ?? 0, all: true }, (error, address, one) => {
+    const all = Array.isArray(address) ? address : [{ address, family: one ?? isIP(address) }];
+    const { prefer } = options;
+    const chosen = (prefer === undefined ? undefined : all.find((each) => prefer(each.address))) ?? all[0];
+    done(error, chosen?.address ?? '', chosen?.family ?? 0);
+  });
 }

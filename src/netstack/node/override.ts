@@ -9,9 +9,9 @@ import type { Server, Socket } from 'node:net';
 import net, { isIP } from 'node:net';
 import tls from 'node:tls';
 import type { Stack } from '../stack.ts';
-import { formatIpAddress, isLoopback, parseIpAddress } from '../wire/index.ts';
+import { formatIpAddress, isLoopback } from '../wire/index.ts';
 import type { FaceHooks } from './net-face.ts';
-import { NetFace, resolveHost } from './net-face.ts';
+import { NetFace, parseHost, resolveHost } from './net-face.ts';
 
 export interface OverrideOptions extends FaceHooks {
   /**
@@ -36,7 +36,7 @@ const LOOPBACK_NAMES = new Set(['localhost', 'localhost.localdomain', 'ip6-local
 
 function isLoopbackHost(host: string): boolean {
   if (LOOPBACK_NAMES.has(host)) return true;
-  const address = parseIpAddress(host);
+  const address = parseHost(host);
   return address !== undefined && isLoopback(address);
 }
 
@@ -59,8 +59,13 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
   const normalize = (net as unknown as NetInside)._normalizeArgs;
 
   const routed = (host: string): boolean => {
-    const address = parseIpAddress(host);
+    const address = parseHost(host);
     return address !== undefined && stack.ip.sourceFor(address) !== undefined;
+  };
+
+  const isOwn = (host: string): boolean => {
+    const address = parseHost(host);
+    return address !== undefined && stack.ip.isLocal(address);
   };
 
   function listen(this: Server, ...args: unknown[]): Server {
@@ -91,9 +96,10 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
       face.listen(this, { port, backlog });
       return this;
     }
-    resolveHost(host, {}, (error, address) => {
+    const ipv6Only = given['ipv6Only'] === true;
+    resolveHost(host, { prefer: isOwn }, (error, address) => {
       if (error !== null) process.nextTick(() => this.emit('error', error));
-      else face.listen(this, { port, backlog, host: address });
+      else face.listen(this, { port, backlog, host: address, ipv6Only });
     });
     return this;
   }
@@ -123,6 +129,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
         family: numberOf(given['family']),
         hints: numberOf(given['hints']),
         lookup: given['lookup'] as Parameters<typeof resolveHost>[1]['lookup'],
+        prefer: routed,
       },
       (error, address, family) => {
         this.emit('lookup', error, address, family, host);
@@ -175,9 +182,12 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
   };
 }
 
-function ownAddress(stack: Stack, fallback: string): string {
-  const own = stack.ip.addresses.own[0];
-  return own === undefined ? fallback : formatIpAddress(own.address);
+/** The address of ours that stands for a loopback one, of its family if there is one. */
+function ownAddress(stack: Stack, loopback: string): string {
+  const { own } = stack.ip.addresses;
+  const wanted = parseHost(loopback);
+  const chosen = own.find((cidr) => wanted !== undefined && typeof cidr.address === typeof wanted) ?? own[0];
+  return chosen === undefined ? loopback : formatIpAddress(chosen.address);
 }
 
 /** Node's own callers pass null for "not given", too. */

@@ -6,7 +6,7 @@ import { formatMac, readIpv6 } from './ip-address.ts';
 export const IPV6_ALL_NODES = `ff02${'0'.repeat(27)}1` as Ipv6Address;
 
 const MAPPED_PREFIX = `${'0'.repeat(20)}ffff`;
-const SOLICITED_NODE_PREFIX = `ff02${'0'.repeat(18)}1ff`;
+const SOLICITED_NODE_PREFIX = `ff02${'0'.repeat(19)}1ff`;
 const MULTICAST_MAC = 0x3333_0000_0000;
 
 /** fe80::/10. */

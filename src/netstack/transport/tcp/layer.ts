@@ -54,14 +54,17 @@ export interface TcpLayerOptions {
 }
 
 export interface TcpListenOptions {
-  /** Absent or unspecified: every address of the stack. */
+  /** Absent or `::`: every address of the stack, of both families; 0.0.0.0: every IPv4 address. */
   readonly address?: IpAddress | undefined;
+  /** With `::`: no IPv4. */
+  readonly ipv6Only?: boolean | undefined;
   /** 0: a free one is chosen. */
   readonly port: number;
   readonly backlog?: number | undefined;
 }
 
 export interface TcpListener {
+  /** Undefined: every address; unspecified: every one of that family. */
   readonly address: IpAddress | undefined;
   readonly port: number;
   /** No further connections; those established stay. */
@@ -130,8 +133,9 @@ export class TcpLayer implements Transport, Engine {
 
   /** Passive open. `accept` gets each connection when it is ESTABLISHED, and sets its handler. Throws TcpError EADDRINUSE, EADDRNOTAVAIL. */
   listen(options: TcpListenOptions, accept: (connection: TcpConnection) => void): TcpListener {
-    const address = bindAddress(options.address);
-    if (address !== undefined && !this.ip.isLocal(address)) throw new TcpError('EADDRNOTAVAIL');
+    const address = bindAddress(options.address, options.ipv6Only ?? false);
+    if (address !== undefined && !isUnspecified(address) && !this.ip.isLocal(address))
+      throw new TcpError('EADDRNOTAVAIL');
     const port = options.port === 0 ? this.#freeListenPort() : options.port;
     const listener = new Listener(address, port, options.backlog ?? DEFAULT_BACKLOG, (tcb) =>
       accept(this.#connectionOf(tcb)),

@@ -4,7 +4,7 @@
  * not grow.
  */
 import type { IpAddress } from '../../wire/index.ts';
-import { isUnspecified } from '../../wire/index.ts';
+import { IPV6_ANY, isUnspecified } from '../../wire/index.ts';
 import { TcpError } from './errors.ts';
 import type { Tcb } from './tcb.ts';
 import { STATE } from './tcb.ts';
@@ -13,7 +13,7 @@ export const DEFAULT_BACKLOG = 511;
 const MAX_BACKLOG = 4096;
 
 export class Listener {
-  /** Undefined: every address of the stack. */
+  /** Undefined: every address of the stack; unspecified: every one of that family. */
   address: IpAddress | undefined;
   readonly port: number;
   readonly backlog: number;
@@ -68,11 +68,7 @@ export class ListenerTable {
   add(listener: Listener): void {
     const others = this.#byPort.get(listener.port) ?? [];
     for (const other of others) {
-      if (
-        other.address === undefined ||
-        listener.address === undefined ||
-        other.address === listener.address
-      ) {
+      if (covers(other.address, listener.address) || covers(listener.address, other.address)) {
         throw new TcpError('EADDRINUSE', `port ${listener.port}`, { values: { port: listener.port } });
       }
     }
@@ -89,7 +85,7 @@ export class ListenerTable {
     const listeners = this.#byPort.get(port);
     if (listeners === undefined) return undefined;
     for (const listener of listeners) {
-      if (listener.address === undefined || listener.address === address) return listener;
+      if (covers(listener.address, address)) return listener;
     }
     return undefined;
   }
@@ -112,7 +108,13 @@ export class ListenerTable {
   }
 }
 
-/** A wildcard in any of its spellings is `undefined`. */
-export function bindAddress(address: IpAddress | undefined): IpAddress | undefined {
-  return address === undefined || isUnspecified(address) ? undefined : address;
+/** Whether who listens on `address` also has what is sent to `other`. */
+function covers(address: IpAddress | undefined, other: IpAddress | undefined): boolean {
+  if (address === undefined || address === other) return true;
+  return other !== undefined && isUnspecified(address) && typeof address === typeof other;
+}
+
+/** What to listen on: as a kernel does it, `::` means both families (undefined) unless it is told otherwise, 0.0.0.0 only IPv4. */
+export function bindAddress(address: IpAddress | undefined, ipv6Only: boolean): IpAddress | undefined {
+  return address === IPV6_ANY && !ipv6Only ? undefined : address;
 }
