@@ -5,6 +5,7 @@ import { cpSync, createWriteStream, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { sentenceOf } from '../../common/index.ts';
 import { ApiClient } from '../api-client.ts';
+import { CliError } from '../cli-error.ts';
 import { processTerminal } from '../terminal.ts';
 import { Clients } from './clients.ts';
 import { Play } from './play.ts';
@@ -136,7 +137,7 @@ async function untilUp(api: ApiClient, daemon: ChildProcess, scene: Scene): Prom
   const untilMs = performance.now() + START_LIMIT_MS;
   for (;;) {
     if (daemon.exitCode !== null) {
-      throw new Error(`the daemon ended with code ${daemon.exitCode}, see daemon.log in ${scene.directory}`);
+      throw new CliError('no-daemon', `the daemon ended with code ${daemon.exitCode}`);
     }
     try {
       const status = await api.get<{ services: { health?: { ok: boolean } }[] }>('/status');
@@ -145,7 +146,7 @@ async function untilUp(api: ApiClient, daemon: ChildProcess, scene: Scene): Prom
       if (performance.now() > untilMs) throw error;
     }
     if (performance.now() > untilMs)
-      throw new Error(`the service was not up within ${START_LIMIT_MS / 1000} s`);
+      throw new CliError('timeout', `the service was not up within ${START_LIMIT_MS / 1000} s`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

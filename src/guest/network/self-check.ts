@@ -58,21 +58,19 @@ export async function selfCheck(connections: number, requests: number): Promise<
     second = face(links[1], SERVER, '02:00:00:00:00:02', trackers[1]);
     serve(second);
     const { imported } = second.importConnections(moved);
-    if (imported !== connections) throw new Error(`${imported} of ${connections} connections could be moved`);
+    if (imported !== connections) throw failure(`${imported} of ${connections} connections could be moved`);
     for (let i = 0; i < requests; i++) await Promise.all(sockets.map(exchange));
     return { connections, requests: 2 * connections * requests, durationMs: performance.now() - startMs };
   } catch (error) {
-    throw new GuestError(
-      'self-check-failed',
-      `the hand-over of connections does not work here: ${messageOf(error)}`,
-      {
-        cause: error,
-      },
-    );
+    throw error instanceof GuestError ? error : failure(messageOf(error));
   } finally {
     clearTimeout(timer);
     for (const part of [client, first, second]) part.close(true);
   }
+}
+
+function failure(reason: string): GuestError {
+  return new GuestError('self-check-failed', `the hand-over of connections does not work here: ${reason}`);
 }
 
 function face(link: MemoryLink, address: string, mac: string, tracker?: RequestTracker): NetFace {
@@ -95,7 +93,7 @@ function serve(on: NetFace): void {
 function exchange(socket: ReturnType<typeof connectOn>): Promise<void> {
   return new Promise((resolve, reject) => {
     let text = '';
-    const failed = () => reject(new Error('a connection was lost'));
+    const failed = () => reject(failure('a connection was lost'));
     const more = (chunk: Buffer) => {
       text += chunk.toString('latin1');
       if (!text.endsWith('checked\n') && !text.endsWith('checked\n\r\n0\r\n\r\n')) return;

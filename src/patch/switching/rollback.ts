@@ -15,6 +15,8 @@ import type { Move } from './move.ts';
 const MAX_ROUNDS = 8;
 const SMALL_DELTA_BYTES = 1024 * 1024;
 const BOOT_TIMEOUT_MS = 30_000;
+const SELF_CHECK_ROUNDS = 8;
+const CHECKED_CONNECTIONS = 16;
 
 /** `move` leads from the new active back to the old one (`move.to`). */
 export function returnSteps(move: Move, waitForDrain: () => Promise<string[]>): Step[] {
@@ -50,7 +52,8 @@ export function returnSteps(move: Move, waitForDrain: () => Promise<string[]>): 
           startApplication: false,
           timeoutMs: BOOT_TIMEOUT_MS,
         });
-        return { bootMs: status.guest?.bootMs };
+        const check = await hypervisor.control(to).selfCheck(SELF_CHECK_ROUNDS, CHECKED_CONNECTIONS);
+        return { bootMs: status.guest?.bootMs, handOverMs: check.lastRoundMs };
       },
     },
     {
