@@ -46,7 +46,7 @@ async function main(options: InsideOptions): Promise<number> {
 
   try {
     const api = new ApiClient(scene.runDirectory);
-    await untilUp(api, daemon, scene);
+    await untilUp(api, daemon);
     clients = new Clients({
       host: SERVICE_ADDRESS,
       port: 80,
@@ -133,7 +133,7 @@ async function stopDaemon(daemon: ChildProcess): Promise<void> {
   clearTimeout(limit);
 }
 
-async function untilUp(api: ApiClient, daemon: ChildProcess, scene: Scene): Promise<void> {
+async function untilUp(api: ApiClient, daemon: ChildProcess): Promise<void> {
   const untilMs = performance.now() + START_LIMIT_MS;
   for (;;) {
     if (daemon.exitCode !== null) {
