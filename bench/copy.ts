@@ -1,6 +1,6 @@
 /** B3, B4: the copy of a disk and the replay of a write log, against the programs that one would use otherwise. */
 import { randomFillSync } from 'node:crypto';
-import { closeSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { bulkCopy, FileStore, replayLog, WriteLog } from '../src/blockdev/index.ts';
 import { SeededRandom } from '../src/common/index.ts';
@@ -31,6 +31,7 @@ async function copy(bench: Bench, stage: Stage): Promise<void> {
   const data = randomFillSync(Buffer.allocUnsafe(step));
   for (let at = 0; at < sizeBytes; at += 2 * step) writeSync(fd, data, 0, step, at);
   ftruncateSync(fd, sizeBytes);
+  fsyncSync(fd);
   closeSync(fd);
   const timed = (name: string, work: () => Promise<unknown>): Contender => ({
     name,

@@ -1,6 +1,6 @@
 /** Scratch images of the bench. */
 import { randomFillSync } from 'node:crypto';
-import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Bench } from './framework/index.ts';
 
@@ -13,11 +13,12 @@ export function folderOf(bench: Bench, name: string): string {
   return folder;
 }
 
-/** Makes an image without holes, of whole MiB; its pages are in the cache. Returns `path`. */
+/** Makes an image without holes, of whole MiB; its pages are in the cache and clean, so that no write-back disturbs the first samples. */
 export function filledImage(path: string, sizeBytes: number): string {
   const fd = openSync(path, 'w');
   const block = randomFillSync(Buffer.allocUnsafe(MIB));
   for (let at = 0; at < sizeBytes; at += MIB) writeSync(fd, block);
+  fsyncSync(fd);
   closeSync(fd);
   return path;
 }

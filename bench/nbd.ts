@@ -148,7 +148,7 @@ async function fio(
       `--size=${sizeBytes}`,
       '--time_based',
       `--runtime=${bench.quick ? 600 : 1500}ms`,
-      '--ramp_time=200ms',
+      '--ramp_time=400ms',
     ],
     ...['--norandommap', '--randrepeat=0'],
   ]);
