@@ -8,6 +8,6 @@ export { TcpCounters } from './engine.ts';
 export type { TcpErrorCode } from './errors.ts';
 export { HandOverError, TcpError } from './errors.ts';
 export type { TcpConnectionState } from './hand-over.ts';
-export type { TcpConnectOptions, TcpLayerOptions, TcpListener, TcpListenOptions } from './layer.ts';
 export { TcpLayer } from './layer.ts';
+export type { TcpConnectOptions, TcpLayerOptions, TcpListener, TcpListenOptions } from './layer-options.ts';
 export type { StateName, TcpHandler } from './tcb.ts';

@@ -26,8 +26,10 @@ import { TcpCounters } from './engine.ts';
 import { HandOverError, TcpError } from './errors.ts';
 import { checkConnectionState, importTcb } from './hand-over.ts';
 import { IsnGenerator } from './isn.ts';
+import type { TcpConnectOptions, TcpLayerOptions, TcpListener, TcpListenOptions } from './layer-options.ts';
 import { bindAddress, DEFAULT_BACKLOG, Listener, ListenerTable } from './listen.ts';
 import { defaultMss, ipHeaderLength, transmitReset, transmitSyn, updateMss } from './output.ts';
+import { ephemeralPort, randomListenPort } from './ports.ts';
 import { RateLimit } from './rate-limit.ts';
 import { ReassemblyBudget } from './reassembly.ts';
 import { segmentArrives, takeSynOptions } from './receive.ts';
@@ -36,57 +38,11 @@ import { ACK, RST, Segment, SYN } from './segment.ts';
 import { output } from './send.ts';
 import type { Seq } from './seq.ts';
 import { seqAdd, seqGt, seqLe, seqLt, toSeq } from './seq.ts';
-import type { StateName, TcpHandler } from './tcb.ts';
+import type { TcpHandler } from './tcb.ts';
 import { NEVER, NO_HANDLER, RECOVERY, STATE, STATE_NAMES, Tcb } from './tcb.ts';
 import { armTimer, stopTimers } from './timers.ts';
 
 const SCRATCH_BYTES = HEADROOM + 0x1_0000;
-const EPHEMERAL_FIRST = 32_768;
-const EPHEMERAL_COUNT = 28_232;
-
-export interface TcpLayerOptions {
-  readonly ip: IpOutput;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly config?: Partial<TcpConfig>;
-  /** Runs a callback soon, outside of the current call. Default: setImmediate on the system's clock, else a timer of 0 ms. */
-  readonly defer?: (callback: () => void) => void;
-}
-
-export interface TcpListenOptions {
-  /** Absent or `::`: every address of the stack, of both families; 0.0.0.0: every IPv4 address. */
-  readonly address?: IpAddress | undefined;
-  /** With `::`: no IPv4. */
-  readonly ipv6Only?: boolean | undefined;
-  /** 0: a free one is chosen. */
-  readonly port: number;
-  readonly backlog?: number | undefined;
-}
-
-export interface TcpListener {
-  /** Undefined: every address; unspecified: every one of that family. */
-  readonly address: IpAddress | undefined;
-  readonly port: number;
-  /** No further connections; those established stay. */
-  close(): void;
-}
-
-export interface TcpConnectOptions {
-  readonly remoteAddress: IpAddress;
-  readonly remotePort: number;
-  readonly localAddress?: IpAddress | undefined;
-  /** 0 or absent: chosen. */
-  readonly localPort?: number | undefined;
-}
-
-export interface TcpConnectionSummary {
-  readonly connection: TcpConnection;
-  readonly state: StateName;
-}
-
-function owes(tcb: Tcb): boolean {
-  return tcb.owesReadable || tcb.owesWritable || tcb.owesClosed || tcb.owesConnected || tcb.owesAccept;
-}
 
 export class TcpLayer implements Transport, Engine {
   readonly clock: Clock;
@@ -136,7 +92,10 @@ export class TcpLayer implements Transport, Engine {
     const address = bindAddress(options.address, options.ipv6Only ?? false);
     if (address !== undefined && !isUnspecified(address) && !this.ip.isLocal(address))
       throw new TcpError('EADDRNOTAVAIL');
-    const port = options.port === 0 ? this.#freeListenPort() : options.port;
+    const port =
+      options.port === 0
+        ? randomListenPort(this.random, (taken) => this.#listeners.has(taken))
+        : options.port;
     const listener = new Listener(address, port, options.backlog ?? DEFAULT_BACKLOG, (tcb) =>
       accept(this.#connectionOf(tcb)),
     );
@@ -160,7 +119,12 @@ export class TcpLayer implements Transport, Engine {
     if (localAddress === undefined) throw new TcpError('ENETUNREACH');
     if (!this.ip.isLocal(localAddress)) throw new TcpError('EADDRNOTAVAIL');
     if (this.#demux.size >= this.config.connectionLimit) throw new TcpError('ENOBUFS');
-    const localPort = options.localPort || this.#ephemeralPort(remoteAddress, remotePort);
+    const localPort =
+      options.localPort ||
+      ephemeralPort(
+        this.random,
+        (port) => this.#listeners.has(port) || this.#demux.portPairInUse(port, remoteAddress, remotePort),
+      );
     const canonical = this.ip.canonical(localAddress);
     const existing = this.#demux.find(canonical, localPort, remoteAddress, remotePort);
     if (existing !== undefined && existing.state !== STATE.TIME_WAIT) throw new TcpError('EADDRINUSE');
@@ -572,7 +536,7 @@ export class TcpLayer implements Transport, Engine {
         const batch = this.#dirty;
         this.#dirty = [];
         for (const tcb of batch) {
-          if (owes(tcb)) this.#tellSafely(tcb);
+          if (tcb.owes) this.#tellSafely(tcb);
         }
         for (const tcb of batch) {
           tcb.dirty = false;
@@ -582,7 +546,7 @@ export class TcpLayer implements Transport, Engine {
           }
           output(this, tcb);
           armTimer(this, tcb);
-          if (owes(tcb)) this.touch(tcb);
+          if (tcb.owes) this.touch(tcb);
         }
       }
     } finally {
@@ -629,24 +593,5 @@ export class TcpLayer implements Transport, Engine {
       tcb.handler = NO_HANDLER;
       handler.closed(tcb.error);
     }
-  }
-
-  #freeListenPort(): number {
-    for (let i = 0; i < EPHEMERAL_COUNT; i++) {
-      const port = EPHEMERAL_FIRST + (this.random.u32() % EPHEMERAL_COUNT);
-      if (!this.#listeners.has(port)) return port;
-    }
-    throw new TcpError('EADDRINUSE', 'no free port');
-  }
-
-  /** RFC 6056: random, then on from there. */
-  #ephemeralPort(remoteAddress: IpAddress, remotePort: number): number {
-    const start = this.random.u32() % EPHEMERAL_COUNT;
-    for (let i = 0; i < EPHEMERAL_COUNT; i++) {
-      const port = EPHEMERAL_FIRST + ((start + i) % EPHEMERAL_COUNT);
-      if (!this.#listeners.has(port) && !this.#demux.portPairInUse(port, remoteAddress, remotePort))
-        return port;
-    }
-    throw new TcpError('EADDRNOTAVAIL', 'every port towards this destination is in use');
   }
 }

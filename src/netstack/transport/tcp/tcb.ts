@@ -261,6 +261,11 @@ export class Tcb {
     return seqDiff(this.sndMax, this.sndUna);
   }
 
+  /** Whether the handler is to be told anything. */
+  get owes(): boolean {
+    return this.owesReadable || this.owesWritable || this.owesClosed || this.owesConnected || this.owesAccept;
+  }
+
   get synchronized(): boolean {
     return this.state >= STATE.ESTABLISHED && this.state <= STATE.TIME_WAIT;
   }
