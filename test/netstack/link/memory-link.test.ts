@@ -16,6 +16,7 @@ import {
 } from '../../../src/netstack/index.ts';
 import { seeded } from '../../support/index.ts';
 import { arp, ipv4, packet, tcp, u32, udp } from '../packets.ts';
+import { ipv6, packet6, udp6 } from '../packets6.ts';
 
 const link = suite('netstack/link/memory-link');
 
@@ -219,6 +220,12 @@ link('the tracer writes one line per packet and changes nothing', () => {
     '0.000 memory-a > 10.0.0.1 > 10.0.0.2 TCP 80 > 5 [SA] seq 9 ack 8 win 65535 len 4',
     '0.000 memory-a < ARP who-has 10.0.0.1 sender 10.0.0.2',
   ]);
+  const ends6 = { source: 'fd00::1', destination: 'fd00::2' };
+  const datagram = udp6({ ...ends6, sourcePort: 9, destinationPort: 7, payload: Buffer.alloc(3) });
+  const six = packet6(
+    ipv6({ ...ends6, protocol: 17, payload: datagram, extensions: [[60, Buffer.alloc(8)]] }),
+  );
+  assert.is(describePacket(six, 0, six.length), 'fd00::1 > fd00::2 UDP 9 > 7 len 3');
 });
 
 link('packets of any bytes and length can be described', () =>
@@ -231,7 +238,7 @@ link('packets of any bytes and length can be described', () =>
       assert.type(describePacket(whole, 0, length), 'string');
     for (let i = 0; i < 5_000; i++) {
       const bytes = random.fill(new Uint8Array(random.below(80)));
-      if (bytes.length > 24) bytes.set([8, 0], 22);
+      if (bytes.length > 24) bytes.set(i % 2 === 0 ? [8, 0] : [0x86, 0xdd], 22);
       assert.type(describePacket(bytes, 0, bytes.length), 'string');
     }
   }),
