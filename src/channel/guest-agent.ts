@@ -62,8 +62,9 @@ export interface GuestStatus {
 /** State of one TCP connection between two requests, as JSON. The fields belong to the stack that wrote it. */
 export type ConnectionState = { readonly flow: FlowName } & Readonly<Record<string, unknown>>;
 
-/** A neighbour on the segment, as its partition knew it: the other one need not ask (ARP) before it can send. */
+/** A neighbour on the segment, as its partition knew it: the other one need not ask (ARP, neighbour discovery) before it can send. */
 export interface Neighbor {
+  /** IPv4 or IPv6, text form. */
   readonly address: string;
   readonly mac: string;
 }

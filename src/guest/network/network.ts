@@ -56,6 +56,8 @@ export class Network {
       link: this.#link,
       mac: macAddress(mac),
       addresses: addresses.map((text) => cidr(text)),
+      // Addresses are assigned and taken over by the patch manager, and must serve at once.
+      detectDuplicates: false,
       ...(gateway === undefined ? {} : { gateway: ipAddress(gateway) }),
     });
     this.#stack.ip.onEtherType(BARRIER_ETHERTYPE, (buffer, at, length) =>
@@ -161,12 +163,13 @@ export class Network {
     return connections as unknown as ConnectionState[];
   }
 
-  /** Neighbours whose hardware address is known. */
+  /** Neighbours of both families whose hardware address is known. */
   neighbors(): Neighbor[] {
-    return this.#stack.ip.arp
-      .entries()
-      .filter(({ state }) => state !== 'incomplete')
-      .map(({ address, mac }) => ({ address: formatIpAddress(address), mac: formatMac(mac) }));
+    const { arp, neighbours } = this.#stack.ip;
+    return [
+      ...arp.entries().filter(({ state }) => state !== 'incomplete'),
+      ...neighbours.entries().filter(({ state }) => state !== 'INCOMPLETE'),
+    ].map(({ address, mac }) => ({ address: formatIpAddress(address), mac: formatMac(mac) }));
   }
 
   /** What another partition knew of the same segment: connections go on without asking first. */
@@ -174,7 +177,9 @@ export class Network {
     for (const { address, mac } of neighbors) {
       const ip = parseIpAddress(address);
       const hardware = parseMac(mac);
-      if (typeof ip === 'number' && hardware !== undefined) this.#stack.ip.arp.learn(ip, hardware, true);
+      if (ip === undefined || hardware === undefined) continue;
+      if (typeof ip === 'number') this.#stack.ip.arp.learn(ip, hardware, true);
+      else this.#stack.ip.neighbours.learn(ip, hardware);
     }
   }
 
