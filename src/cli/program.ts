@@ -366,8 +366,10 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
       ],
       options: [
         flag('--tap <name>', 'TAP interface, created when absent').makeOptionMandatory(),
-        flag('--address <cidr>', 'address of the stack').makeOptionMandatory(),
-        flag('--gateway <address>', 'next hop out of the network'),
+        flag('--address <cidr>', 'address of the stack, IPv4 or IPv6; may be repeated')
+          .argParser(several)
+          .makeOptionMandatory(),
+        flag('--gateway <address>', 'next hop out of the network; one per family').argParser(several),
         flag('--mac <mac>', 'its hardware address, default: made from the address'),
         flag('--mtu <bytes>', 'largest IP packet').argParser(wholeNumber(68, 65_521)),
         flag('--loopback <whose>', 'who answers at 127.0.0.1').choices(['node', 'stack']),

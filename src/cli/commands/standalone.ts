@@ -54,11 +54,11 @@ const stack: Program = async (_session, args, options) => {
   const { runStack } = await import('../../daemon/standalone/stack.ts');
   const code = await runStack({
     tap: String(options['tap']),
-    address: String(options['address']),
+    address: options['address'] as string[],
     app: file(args[0]),
     args: args.slice(1),
     offload: options['offload'] !== false,
-    ...given('gateway', options['gateway'] as string | undefined),
+    ...given('gateway', options['gateway'] as string[] | undefined),
     ...given('mac', options['mac'] as string | undefined),
     ...given('mtu', options['mtu'] as number | undefined),
     ...given('loopback', options['loopback'] as 'node' | 'stack' | undefined),

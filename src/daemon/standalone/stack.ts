@@ -10,6 +10,7 @@ import type { Cidr, IpAddress, LinkDevice, MacAddress } from '../../netstack/ind
 import {
   CaptureLink,
   formatCidr,
+  formatIpAddress,
   formatMac,
   installNetOverride,
   isGroupMac,
@@ -23,10 +24,11 @@ import {
 
 export interface RunStackOptions {
   readonly tap: string;
-  /** The stack's address with prefix length, `10.77.0.11/24`. */
-  readonly address: string;
-  readonly gateway?: string;
-  /** Default: a local one, made from the address, so that it is the same after a restart. */
+  /** The stack's address with prefix length, `10.77.0.11/24` or `fd00::11/64`; or several, of either family. */
+  readonly address: string | readonly string[];
+  /** The next hop out of the network; one of each family at most. */
+  readonly gateway?: string | readonly string[];
+  /** Default: a local one, made from the first address, so that it is the same after a restart. */
   readonly mac?: string;
   readonly mtu?: number;
   /** Capture file (pcapng), written as packets pass. */
@@ -48,8 +50,8 @@ export interface RunStackOptions {
 class StackCommandError extends CodedError {}
 
 interface Checked {
-  readonly address: Cidr;
-  readonly gateway: IpAddress | undefined;
+  readonly addresses: readonly Cidr[];
+  readonly gateways: readonly IpAddress[];
   readonly mac: MacAddress;
   readonly app: string;
 }
@@ -60,24 +62,36 @@ function macOf(address: IpAddress): MacAddress {
   return (0x02_00_0000_0000 + low) as MacAddress;
 }
 
+function list(given: string | readonly string[] | undefined): readonly string[] {
+  return given === undefined ? [] : typeof given === 'string' ? [given] : given;
+}
+
+function checkedAddress(text: string): Cidr {
+  const address = parseCidr(text);
+  if (address !== undefined) return address;
+  throw new StackCommandError('BAD_ADDRESS', `${JSON.stringify(text)} is no address with prefix length`, {
+    remedy: 'write it as 10.77.0.11/24 or fd00::11/64',
+  });
+}
+
+function checkedGateway(text: string): IpAddress {
+  const gateway = parseIpAddress(text);
+  if (gateway !== undefined) return gateway;
+  throw new StackCommandError('BAD_GATEWAY', `${JSON.stringify(text)} is no address`, {
+    remedy: 'write it as 10.77.0.1 or fd00::1',
+  });
+}
+
 function check(options: RunStackOptions): Checked {
-  const address = options.address.includes('/') ? parseCidr(options.address) : undefined;
-  if (address === undefined) {
-    throw new StackCommandError(
-      'BAD_ADDRESS',
-      `${JSON.stringify(options.address)} is no address with prefix length`,
-      {
-        remedy: 'write it as 10.77.0.11/24',
-      },
-    );
-  }
-  const gateway = options.gateway === undefined ? undefined : parseIpAddress(options.gateway);
-  if (options.gateway !== undefined && gateway === undefined) {
-    throw new StackCommandError('BAD_GATEWAY', `${JSON.stringify(options.gateway)} is no address`, {
-      remedy: 'write it as 10.77.0.1',
+  const addresses = list(options.address).map(checkedAddress);
+  const [first] = addresses;
+  if (first === undefined) {
+    throw new StackCommandError('BAD_ADDRESS', 'the stack needs an address', {
+      remedy: 'give one as 10.77.0.11/24',
     });
   }
-  const mac = options.mac === undefined ? macOf(address.address) : parseMac(options.mac);
+  const gateways = list(options.gateway).map(checkedGateway);
+  const mac = options.mac === undefined ? macOf(first.address) : parseMac(options.mac);
   if (mac === undefined || isGroupMac(mac)) {
     throw new StackCommandError('BAD_MAC', `${JSON.stringify(options.mac)} is no MAC address of a host`, {
       remedy: 'write it as 02:00:00:00:00:11',
@@ -99,7 +113,7 @@ function check(options: RunStackOptions): Checked {
       remedy: 'load the tun module: modprobe tun',
     });
   }
-  return { address, gateway, mac, app };
+  return { addresses, gateways, mac, app };
 }
 
 /** An error while the program starts is the program's: its trace is what helps. */
@@ -135,7 +149,8 @@ export async function runStack(options: RunStackOptions): Promise<number> {
   let link: LinkDevice | undefined;
   let writer: PcapngWriter | undefined;
   try {
-    const { address, gateway, mac, app } = check(options);
+    const { addresses, gateways, mac, app } = check(options);
+    const shown = addresses.map(formatCidr).join(', ');
     let lost: (error: Error) => void = () => {};
     const gone = new Promise<Error>((done) => {
       lost = done;
@@ -158,16 +173,19 @@ export async function runStack(options: RunStackOptions): Promise<number> {
       random: systemRandom,
       link,
       mac,
-      addresses: [address],
-      ...(gateway === undefined ? {} : { gateway }),
+      addresses,
+      gateway: gateways,
+      onDuplicate: (address, holder) =>
+        complain(
+          `changeover stack: ${formatIpAddress(address)} is not used: ${formatMac(holder)} has it already`,
+        ),
     });
     stack.ip.announce();
     const override = installNetOverride(stack, {
       loopback: options.loopback ?? 'node',
-      onListening: (_server, port) =>
-        print(`changeover stack: listening on ${formatCidr(address)}, port ${port}`),
+      onListening: (_server, port) => print(`changeover stack: listening on ${shown}, port ${port}`),
     });
-    print(`changeover stack: ${formatCidr(address)} (${formatMac(mac)}) on ${tap.name}, mtu ${tap.mtu}`);
+    print(`changeover stack: ${shown} (${formatMac(mac)}) on ${tap.name}, mtu ${tap.mtu}`);
     process.argv.splice(1, process.argv.length - 1, app, ...(options.args ?? []));
     try {
       await load(app);
