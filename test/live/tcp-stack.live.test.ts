@@ -20,7 +20,7 @@ const PORT = 8080;
 let child: ChildProcess | undefined;
 let output = '';
 
-async function start(options: { offload: boolean; mtu?: number }): Promise<void> {
+async function start(options: { offload: boolean; mtu?: number; address?: string[] }): Promise<void> {
   const given = {
     tap: 'tapstack',
     address: `${STACK}/24`,
@@ -130,6 +130,32 @@ live(
 );
 
 live(
+  'addresses of both families: one program, reached by either, fetching by either',
+  within(async () => {
+    await run('ip', ['link', 'del', 'tapstack']).catch(() => {});
+    await start({ offload: true, address: [`${STACK}/24`, 'fd99::2/64'] });
+    await run('ip', ['-6', 'addr', 'add', 'fd99::1/64', 'dev', 'tapstack', 'nodad']);
+    await eventually('the IPv6 address is in use', async () => {
+      const answer = await run('curl', ['-s', '-m', '1', `http://[fd99::2]:${PORT}/`]).catch(() => undefined);
+      return answer?.stdout === 'hello\n';
+    });
+    assert.is((await run('curl', ['-s', '-m', '5', `http://${STACK}:${PORT}/`])).stdout, 'hello\n');
+    const down = await request('/big', { host: 'fd99::2' });
+    assert.is(sha(down.body), down.headers['x-sha256']);
+    const kernelServer = http.createServer((_request, response) => response.end('from the kernel'));
+    kernelServer.listen(0, 'fd99::1');
+    await once(kernelServer, 'listening');
+    const { port } = kernelServer.address() as net.AddressInfo;
+    const fetched = await request(`/fetch/[fd99::1]:${port}`, { host: 'fd99::2' });
+    assert.is(fetched.body.toString(), 'from the kernel');
+    kernelServer.close();
+    kernelServer.closeAllConnections();
+    assert.match(output, `${STACK}/24, fd99::2/64`);
+    await stop();
+  }, 30_000),
+);
+
+live(
   'wrong arguments end with one sentence and exit code 1',
   within(async () => {
     const attempt = async (options: object) => {
@@ -149,6 +175,7 @@ live(
     assert.match(await attempt({ address: '10.1.0.2' }), 'write it as 10.77.0.11/24');
     assert.match(await attempt({ app: '/nowhere/app.mjs' }), 'there is no file /nowhere/app.mjs');
     assert.match(await attempt({ mac: 'ff:ff:ff:ff:ff:ff' }), 'no MAC address of a host');
+    assert.match(await attempt({ address: ['10.1.0.2/24', 'fd00::x/64'] }), 'fd00::11/64');
     assert.match(await attempt({ gateway: 'x' }), 'is no address');
   }, 20_000),
 );

@@ -67,7 +67,8 @@ function list(given: string | readonly string[] | undefined): readonly string[] 
 }
 
 function checkedAddress(text: string): Cidr {
-  const address = parseCidr(text);
+  // Without its length there would be no network to send to.
+  const address = text.includes('/') ? parseCidr(text) : undefined;
   if (address !== undefined) return address;
   throw new StackCommandError('BAD_ADDRESS', `${JSON.stringify(text)} is no address with prefix length`, {
     remedy: 'write it as 10.77.0.11/24 or fd00::11/64',
