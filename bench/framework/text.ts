@@ -34,7 +34,7 @@ export function limitText(figure: FigureResult): string {
 
 /** One line per peer: id, what, ours, peer, ratio, goal. A limit of its own is a line of its own. */
 export function linesOf(figure: FigureResult): string[] {
-  const start = `${figure.id.padEnd(3)} ${figure.what.padEnd(44)} ${valueText(figure.value, figure.unit).padStart(12)}`;
+  const start = `${figure.id.padEnd(3)} ${figure.what.padEnd(52)} ${valueText(figure.value, figure.unit).padStart(12)}`;
   const lines = figure.peers.map((peer) => {
     if (peer.absent !== undefined) return `${start}  ${peer.name} did not run: ${peer.absent}`;
     const theirs = `${peer.name} ${valueText(peer.value ?? Number.NaN, figure.unit)}`;
