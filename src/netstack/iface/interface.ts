@@ -254,7 +254,9 @@ export class Interface implements IpOutput, LinkReceiver {
       if (detectDuplicates) this.#detect({ address: linkLocal, prefixLength: LINK_LOCAL_PREFIX });
       this.addresses.setLinkLocal(linkLocal);
     }
-    if (detectDuplicates && this.addresses.stateOf(address) === undefined) this.#detect(cidr);
+    const state = this.addresses.stateOf(address);
+    const served = state === 'own' || state === 'prepared' || state === 'left';
+    if (detectDuplicates && !served) this.#detect(cidr);
     else this.addresses.add(cidr);
   }
 

@@ -200,15 +200,14 @@ export class NeighbourCache {
     return entry;
   }
 
-  /** Makes room: the entry used longest ago; one with packets waiting only if all have. */
+  /**
+   * Makes room: first what nobody has confirmed or uses, so that strangers who solicit us displace each other; of these the
+   * one used longest ago. One with packets waiting goes only if all have.
+   */
   #evict(): void {
     let victim: Neighbour | undefined;
     for (const entry of this.#entries.values()) {
-      const waits = entry.pending.packets.length;
-      const least = victim?.pending.packets.length ?? Number.POSITIVE_INFINITY;
-      if (victim === undefined || waits < least || (waits === least && entry.usedMs < victim.usedMs)) {
-        victim = entry;
-      }
+      if (victim === undefined || dispensable(entry, victim)) victim = entry;
     }
     if (victim !== undefined) for (const packet of this.#forget(victim)) this.#events.fail(packet);
   }
@@ -220,4 +219,12 @@ export class NeighbourCache {
     if (this.#entries.get(entry.address) === entry) this.#entries.delete(entry.address);
     return this.#pending.take(entry.pending);
   }
+}
+
+/** Whether `a` may go rather than `b`. */
+function dispensable(a: Neighbour, b: Neighbour): boolean {
+  const waits = a.pending.packets.length - b.pending.packets.length;
+  if (waits !== 0) return waits < 0;
+  if (a.fresh !== b.fresh) return !a.fresh;
+  return a.usedMs < b.usedMs;
 }

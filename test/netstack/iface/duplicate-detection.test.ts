@@ -77,6 +77,10 @@ detection(
       assert.is(peer.stack.ip.addresses.stateOf(address(HOST6)), 'duplicate');
       assert.equal(peer.stack.ip.addresses.own, []);
       assert.equal(peer.exchange(askFromPeer()), []);
+      peer.stack.ip.addAddress(cidr(`${HOST6}/64`));
+      assert.is(peer.stack.ip.addresses.stateOf(address(HOST6)), 'tentative', 'added again, asked again');
+      peer.exchange(other);
+      assert.is(holders.length, 2);
       peer.stack.ip.removeAddress(address(HOST6));
       peer.stack.ip.addAddress(cidr(`${HOST6}/64`), false);
       assert.is(peer.exchange(askFromPeer()).length, 1, 'a hand-over does not ask');

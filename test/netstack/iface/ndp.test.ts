@@ -428,8 +428,10 @@ ndp('bounded: packets per neighbour, bytes over all, entries', () => {
   assert.is(peer.stack.ip.neighbours.size, 8);
   peer.clock.advance(5_000);
   assert.is(peer.stack.ip.neighbours.pendingBytes, 0);
+  introduce6(peer);
   for (let i = 0; i < 50; i++) peer.exchange(askFromPeer(`fd00::1:${i.toString(16)}`));
   assert.is(peer.stack.ip.neighbours.size, 8);
+  assert.is(stateOf(peer), 'REACHABLE', 'strangers displace each other');
 });
 
 ndp('1505: announcements are unsolicited advertisements to all nodes with override, repeated', () => {
