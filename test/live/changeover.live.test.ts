@@ -139,6 +139,7 @@ changeover(
         await site.api.post(`/runs/${id}/cut`);
         const refused = await site.settled(id);
         assert.is(refused.error?.code, 'not-quiet');
+        assert.is(refused.phase, 'ready');
         await load.stop();
         assert.equal(load.failures, []);
       }),

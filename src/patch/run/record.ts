@@ -1,5 +1,6 @@
 import type { GuestPatchResult } from '../../channel/index.ts';
 import type { Strategy } from '../policy.ts';
+import type { PauseForecast } from './forecast.ts';
 import type { RunPhase } from './phase.ts';
 import type { StepReport } from './step.ts';
 
@@ -60,6 +61,8 @@ export interface RunReport extends RunRecord {
   readonly cut?: CutReport;
   readonly rollback?: CutReport;
   readonly forecastPauseMs?: number;
+  /** What the last forecast was made of, ms each. */
+  readonly forecastParts?: PauseForecast['parts'];
   readonly patchResults: readonly GuestPatchResult[];
   readonly capture?: string;
   readonly hashes: Readonly<Record<string, string>>;

@@ -18,10 +18,13 @@ import {
   holdSteps,
   Move,
   overlapSteps,
+  requireQuiet,
   returnSteps,
   verifyStep,
 } from '../switching/index.ts';
 import type { RunEnvironment } from './environment.ts';
+import type { PauseForecast } from './forecast.ts';
+import { forecastPause } from './forecast.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
@@ -46,6 +49,7 @@ export class Run {
   #cut: CutReport | undefined;
   #rollback: CutReport | undefined;
   #forecastPauseMs: number | undefined;
+  #forecastParts: PauseForecast | undefined;
   #reason: string | undefined;
   #capture: string | undefined;
   #prepareSteps: Step[] = [];
@@ -78,6 +82,7 @@ export class Run {
       ...(this.#cut === undefined ? {} : { cut: this.#cut }),
       ...(this.#rollback === undefined ? {} : { rollback: this.#rollback }),
       ...(this.#forecastPauseMs === undefined ? {} : { forecastPauseMs: this.#forecastPauseMs }),
+      ...(this.#forecastParts === undefined ? {} : { forecastParts: this.#forecastParts.parts }),
       ...(this.#capture === undefined ? {} : { capture: this.#capture }),
       ...(this.#reason === undefined ? {} : { reason: this.#reason }),
       patchResults: this.#preparation.patchResults,
@@ -100,7 +105,7 @@ export class Run {
     this.#prepareSteps = preparationSteps(env, this.record, this.#preparation);
     try {
       await doSteps(this.#engine(), this.#prepareSteps);
-      this.#forecastPauseMs = await this.#forecast();
+      this.#forecastPauseMs = await this.#forecast(this.#there(), this.record.strategy);
     } catch (error) {
       await this.#undo(this.#prepareSteps, error);
       throw error;
@@ -112,8 +117,10 @@ export class Run {
   async cut(): Promise<void> {
     this.#require('ready', 'cut');
     const env = this.#env;
-    if (this.record.strategy === 'hold') {
-      this.#forecastPauseMs = await this.#forecast();
+    if (this.record.strategy === 'overlap') await requireQuiet(env, this.record);
+    await this.#startCapture();
+    try {
+      this.#forecastPauseMs = await this.#forecast(this.#there(), this.record.strategy);
       if (this.#forecastPauseMs > env.policy.budget.pauseMs) {
         throw new PatchError(
           'over-budget',
@@ -121,15 +128,12 @@ export class Run {
           { remedy: 'raise patching.budget.pauseMs, or cut when less is written' },
         );
       }
+      this.#enter('cutting');
+    } catch (error) {
+      await this.#stopCapture();
+      throw error;
     }
-    this.#enter('cutting');
-    const move = new Move(env, this.record, {
-      from: this.record.from,
-      to: this.record.to,
-      copy: copyName(this.record),
-      reverse: this.#reverseName(),
-    });
-    await this.#startCapture();
+    const move = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
     const stages = this.record.strategy === 'overlap' ? overlapSteps(move) : holdSteps(move);
     try {
       await doSteps(this.#engine(), stages);
@@ -157,17 +161,14 @@ export class Run {
     const env = this.#env;
     this.#watch?.stop();
     this.#enter('rolling-back');
-    const move = new Move(env, this.record, {
-      from: this.record.to,
-      to: this.record.from,
-      copy: this.#reverseName(),
-    });
+    const way = { from: this.record.to, to: this.record.from, copy: this.#reverseName() };
+    const move = new Move(env, this.record, way);
     const waitForDrain = () => this.#finishDrain(ROLLBACK_DRAIN_MS);
-    const forecastMs = await this.#forecast().catch(() => 0);
-    const back = returnSteps(move, waitForDrain);
+    let forecastMs = 0;
     try {
-      await doSteps(this.#engine(ROLLBACK), back);
+      await doSteps(this.#engine(ROLLBACK), returnSteps(move, waitForDrain));
       await this.#startCapture('rollback');
+      forecastMs = await this.#forecast(way, 'hold');
       const stages = holdSteps(move);
       try {
         await doSteps(this.#engine(ROLLBACK), stages);
@@ -259,6 +260,10 @@ export class Run {
     return `run ${this.record.id} was ${last}: it has been undone`;
   }
 
+  #there(): { from: string; to: string; copy: string } {
+    return { from: this.record.from, to: this.record.to, copy: copyName(this.record) };
+  }
+
   #reverseName(): string {
     return `${this.record.id}-reverse`;
   }
@@ -304,25 +309,11 @@ export class Run {
     this.#enter('undone');
   }
 
-  /**
-   * How long the service would pause at the cut now: a rehearsal round of the last delta, the start of the application as
-   * it was last measured on the active, and what the rest has been seen to take.
-   */
-  async #forecast(): Promise<number> {
-    const env = this.#env;
-    if (this.record.strategy === 'overlap' && this.#phase !== 'rolling-back') return 0;
-    const copy = this.#phase === 'rolling-back' ? this.#reverseName() : copyName(this.record);
-    const round = this.record.hasApplicationDisk
-      ? await env.disks.execute('copy-round', { copy }, { timeoutMs: 60_000 })
-      : undefined;
-    const fixedMs = 15;
-    return (round?.roundMs ?? 0) + (await this.#applicationStartMs()) + fixedMs;
-  }
-
-  /** Start time of the application when the active partition last started it. */
-  async #applicationStartMs(): Promise<number> {
-    const status = await this.#env.hypervisor.partitionStatus(this.record.from).catch(() => undefined);
-    return status?.guest?.applicationStartMs ?? 50;
+  /** Nobody waits for `overlap`. */
+  async #forecast(way: { from: string; to: string; copy: string }, strategy: Strategy): Promise<number> {
+    if (strategy === 'overlap') return 0;
+    this.#forecastParts = await forecastPause(this.#env, this.record, way);
+    return this.#forecastParts.pauseMs;
   }
 
   async #startCapture(what = 'cut'): Promise<void> {
@@ -332,7 +323,8 @@ export class Run {
         file,
         comment: `run ${this.record.id}: ${this.record.service} ${this.record.from} → ${this.record.to}, ${what}`,
       });
-      this.#capture = file;
+      // The way back has a file of its own beside it.
+      this.#capture ??= file;
     } catch (error) {
       this.#preparation.notices.push(`no capture: ${messageOf(error)}`);
     }

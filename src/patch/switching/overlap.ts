@@ -2,7 +2,6 @@
  * `overlap`: H8 (Figs 21 … 26). Nobody waits: new requests reach the new active from the switch on, requests in flight are
  * finished by the old one under its second address, and the packet change program sets their source back.
  *
- *   check-quiet                     the application disk is not being written
  *   cut-application-disk     905    last delta, fence
  *   start-reverse-log
  *   start-application               on the new active, while the old one still serves
@@ -15,8 +14,11 @@
  * The change notice is set in the same operation as the path, before the old partition alters its address: between the two
  * there is no packet with the second address that could leave unchanged, and none is rewritten that must not be.
  */
+import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { bareAddress, QUIET_MS } from '../policy.ts';
+import type { RunEnvironment } from '../run/environment.ts';
+import type { RunRecord } from '../run/record.ts';
 import type { Stage } from '../run/step.ts';
 import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
@@ -38,23 +40,6 @@ export function overlapSteps(move: Move): Stage[] {
   }
 
   return [
-    {
-      name: 'check-quiet',
-      figure: '',
-      do: async () => {
-        if (!move.record.hasApplicationDisk) return { skipped: 'no application disk' };
-        const [disk] = await env.disks.execute('disk-status', { id: move.applicationDisk(from) });
-        const quietMs = disk?.lastWriteMsAgo;
-        if (quietMs !== undefined && quietMs < QUIET_MS) {
-          throw new PatchError(
-            'not-quiet',
-            `the application disk of ${from} was written ${Math.round(quietMs)} ms ago: a write in flight at the cut would be refused`,
-            { remedy: 'use strategy hold, or let the service be quiet at the cut' },
-          );
-        }
-        return { quietMs };
-      },
-    },
     cutApplicationDisk(move),
     startReverseLog(move),
     startApplication(move, START_TIMEOUT_MS),
@@ -113,4 +98,17 @@ export function overlapSteps(move: Move): Stage[] {
       },
     },
   ];
+}
+
+/** `overlap` is for services that do not write at the cut. Throws `not-quiet`. */
+export async function requireQuiet(env: RunEnvironment, record: RunRecord): Promise<void> {
+  if (!record.hasApplicationDisk) return;
+  const [disk] = await env.disks.execute('disk-status', { id: diskId(record.from, 'application') });
+  const quietMs = disk?.lastWriteMsAgo;
+  if (quietMs === undefined || quietMs >= QUIET_MS) return;
+  throw new PatchError(
+    'not-quiet',
+    `the application disk of ${record.from} was written ${Math.round(quietMs)} ms ago: a write in flight at the cut would be refused`,
+    { remedy: 'use strategy hold, or let the service be quiet at the cut' },
+  );
 }

@@ -1,0 +1,71 @@
+/**
+ * How long new requests would wait if the service were moved by `hold` now. Every part is measured at that moment, with the
+ * same words that the cut will use: a rehearsal round of the last delta, a health check, round trips to mux and guests.
+ */
+import { diskId } from '../../hypervisor/index.ts';
+import { bareAddress } from '../policy.ts';
+import type { RunEnvironment } from './environment.ts';
+import type { RunRecord } from './record.ts';
+
+/** Commands that the cut waits for, one after the other. */
+const MUX_COMMANDS = 6;
+const GUEST_COMMANDS = 5;
+const BLOCK_COMMANDS = 3;
+/** Export and import of one idle connection, measured; see docs/patching.md. */
+const HAND_OVER_MS = 0.35;
+const SAMPLES = 5;
+
+export interface PauseForecast {
+  readonly pauseMs: number;
+  /** ms each. */
+  readonly parts: {
+    readonly delta: number;
+    readonly applicationStart: number;
+    readonly check: number;
+    readonly connections: number;
+    readonly commands: number;
+  };
+}
+
+/** `from` serves now; `copy` is the group whose last delta the cut reflects. */
+export async function forecastPause(
+  env: RunEnvironment,
+  record: RunRecord,
+  way: { readonly from: string; readonly to: string; readonly copy: string },
+): Promise<PauseForecast> {
+  const service = env.services.find((s) => s.name === record.service);
+  const round = record.hasApplicationDisk
+    ? await env.disks.execute('copy-round', { copy: way.copy }, { timeoutMs: 60_000 })
+    : undefined;
+  const guest = (await env.hypervisor.partitionStatus(way.from)).guest;
+  const check =
+    service === undefined ? undefined : await env.probe.check(bareAddress(record.address), service.health);
+  const muxMs = await median(
+    () => env.mux.execute('counters', { address: bareAddress(record.address) }),
+    env,
+  );
+  const fromMs = await median(() => env.hypervisor.control(way.from).ping(), env);
+  const blockMs = await median(
+    () => env.disks.execute('disk-status', { id: diskId(way.from, 'system') }),
+    env,
+  );
+  const parts = {
+    delta: round?.roundMs ?? 0,
+    applicationStart: guest?.applicationStartMs ?? 0,
+    check: check?.durationMs ?? 0,
+    connections: HAND_OVER_MS * (guest?.connections ?? 0),
+    commands: MUX_COMMANDS * muxMs + GUEST_COMMANDS * fromMs + BLOCK_COMMANDS * blockMs,
+  };
+  const pauseMs = Object.values(parts).reduce((sum, ms) => sum + ms, 0);
+  return { pauseMs, parts };
+}
+
+async function median(call: () => Promise<unknown>, env: RunEnvironment): Promise<number> {
+  const times: number[] = [];
+  for (let i = 0; i < SAMPLES; i++) {
+    const startMs = env.clock.nowMs();
+    await call();
+    times.push(env.clock.nowMs() - startMs);
+  }
+  return times.sort((a, b) => a - b)[SAMPLES >> 1] ?? 0;
+}
