@@ -265,9 +265,20 @@ export function resolveHost(
   const lookup = options.lookup ?? (dnsLookup as unknown as LookupFunction);
   const family = options.family === 4 || options.family === 6 ? options.family : 0;
   lookup(host, { family, hints: options.hints ?? 0, all: true }, (error, address, one) => {
+    if (error) {
+      done(error, '', 0);
+      return;
+    }
     const all = Array.isArray(address) ? address : [{ address, family: one ?? isIP(address) }];
     const { prefer } = options;
     const chosen = (prefer === undefined ? undefined : all.find((each) => prefer(each.address))) ?? all[0];
-    done(error, chosen?.address ?? '', chosen?.family ?? 0);
+    if (chosen === undefined) done(notFound(host), '', 0);
+    else done(null, chosen.address, chosen.family);
   });
+}
+
+/** As getaddrinfo says it; a lookup of a program's own may just have nothing. */
+function notFound(host: string): Error {
+  const what = { code: 'ENOTFOUND', syscall: 'getaddrinfo', hostname: host };
+  return Object.assign(new Error(`getaddrinfo ENOTFOUND ${host}`), what);
 }

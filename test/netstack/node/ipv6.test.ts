@@ -114,6 +114,14 @@ ipv6(
     const [data] = (await once(net.connect({ port: 12, host: 'service.test', lookup }), 'data')) as [Buffer];
     assert.is(data.toString(), 'IPv6');
     await closed(server);
+    const failure = Object.assign(new Error('no such name'), { code: 'ENOTFOUND' });
+    const failing: net.LookupFunction = (_host, _options, done) => done(failure, []);
+    const empty: net.LookupFunction = (_host, _options, done) => done(null, []);
+    for (const nothing of [failing, empty]) {
+      const nobody = net.connect({ port: 12, host: 'nobody.test', lookup: nothing });
+      const [error] = (await once(nobody, 'error')) as [NodeJS.ErrnoException];
+      assert.is(error.code, 'ENOTFOUND');
+    }
   }),
 );
 

@@ -174,6 +174,27 @@ over(
   ),
 );
 
+over(
+  'an hour of requests, one every seven seconds: neighbours are confirmed again and again, nothing is lost',
+  () => {
+    const { clock, a, b } = twoStacks({ dual: true });
+    const { client, got, errors } = echo(a, b, IP6_B);
+    const states = new Set<string>();
+    let sent = 0;
+    while (clock.nowMs() < 3_600_000) {
+      client.write(Buffer.from('x'));
+      sent++;
+      clock.advance(7_000);
+      for (const { state } of a.ip.neighbours.entries()) states.add(state);
+    }
+    assert.is(got().length, sent);
+    assert.equal(errors, []);
+    assert.is(a.tcp.counters.retransmits + b.tcp.counters.retransmits, 0);
+    assert.ok(states.has('REACHABLE') && states.has('STALE'), [...states].join());
+    assert.is(a.ip.neighbours.size, 1);
+  },
+);
+
 over('TCP: packet too big makes segments smaller, and the connection goes on', () => {
   const limit = 1300;
   class Narrow extends LinkWrapper {
