@@ -18,7 +18,14 @@ export interface LoadOptions {
 }
 
 export interface LoadReport {
-  readonly requests: { answered: number; failed: number; longestGapMs: number; medianGapMs: number };
+  readonly requests: {
+    answered: number;
+    failed: number;
+    longestGapMs: number;
+    medianGapMs: number;
+    /** The longest one of each tenth of a second, longest first: when it ended, ms since 1970, and how long it was. */
+    gaps: { endedAtMs: number; ms: number }[];
+  };
   readonly streams: { completed: number; cut: number; open: number };
   /** Entry number → text, every one that was acknowledged since the start. */
   readonly acknowledged: [number, string][];
@@ -34,6 +41,7 @@ export type LoadCommand =
   | { readonly command: 'pause-writers' | 'resume-writers' | 'report' | 'stop'; readonly id: number };
 
 const MAX_FAILURES_KEPT = 20;
+const PEAKS_REPORTED = 12;
 const REQUEST_TIMEOUT_MS = 10_000;
 
 interface Answer {
@@ -44,6 +52,8 @@ interface Answer {
 class Load {
   readonly #options: LoadOptions;
   readonly #gaps: number[] = [];
+  /** Tenth of a second since the start → longest gap that ended in it, ms. */
+  readonly #peaks = new Map<number, number>();
   readonly #acknowledged = new Map<number, string>();
   readonly #versions: Record<string, number> = {};
   readonly #failures: string[] = [];
@@ -89,6 +99,13 @@ class Load {
         failed: this.#failed,
         longestGapMs: round(gaps.at(-1) ?? 0),
         medianGapMs: round(gaps[gaps.length >> 1] ?? 0),
+        gaps: [...this.#peaks]
+          .sort((a, b) => b[1] - a[1])
+          .slice(0, PEAKS_REPORTED)
+          .map(([tenth, ms]) => ({
+            endedAtMs: Math.round(performance.timeOrigin + this.#startMs + tenth * 100),
+            ms: round(ms),
+          })),
       },
       streams: { completed: this.#streamsCompleted, cut: this.#streamsCut, open: this.#streamsOpen },
       acknowledged: [...this.#acknowledged],
@@ -115,7 +132,12 @@ class Load {
       const answer = await this.#request(agent, 'GET', path);
       if (answer === undefined) continue;
       const nowMs = performance.now();
-      if (lastMs !== undefined) this.#gaps.push(nowMs - lastMs);
+      if (lastMs !== undefined) {
+        const gapMs = nowMs - lastMs;
+        this.#gaps.push(gapMs);
+        const tenth = Math.floor((nowMs - this.#startMs) / 100);
+        if (gapMs > (this.#peaks.get(tenth) ?? 0)) this.#peaks.set(tenth, gapMs);
+      }
       lastMs = nowMs;
       if (path === '/version') this.#sawVersion(answer.body);
     }

@@ -7,6 +7,8 @@ export interface DemoStep {
   readonly run: string;
   readonly name: string;
   readonly figure: string;
+  /** Milliseconds since 1970. */
+  readonly startedAtMs: number;
   readonly durationMs: number;
 }
 
@@ -41,6 +43,8 @@ export interface DemoResult {
     readonly longestGapMs: number;
     readonly medianGapMs: number;
     readonly perSecond: number;
+    /** When clients waited longest. */
+    readonly gaps: readonly { readonly endedAtMs: number; readonly ms: number }[];
   };
   readonly streams: { readonly completed: number; readonly cut: number };
   readonly writes: { readonly acknowledged: number; readonly missing: number; readonly longestMs: number };
@@ -121,10 +125,11 @@ export function resultOf(
     pauseMs: Math.max(0, ...acts.map((act) => act.pauseMs)),
     forecastPauseMs: Math.max(0, ...acts.map((act) => act.forecastPauseMs)),
     steps: reports.flatMap((report) =>
-      report.steps.map(({ name, figure, durationMs }) => ({
+      report.steps.map(({ name, figure, startedAtMs, durationMs }) => ({
         run: report.id,
         name,
         figure,
+        startedAtMs,
         durationMs: round(durationMs),
       })),
     ),
