@@ -8,11 +8,11 @@ import type { RunEnvironment } from './environment.ts';
 import type { RunRecord } from './record.ts';
 
 /** Commands that the cut waits for, one after the other. */
-const MUX_COMMANDS = 6;
-const GUEST_COMMANDS = 5;
-const BLOCK_COMMANDS = 3;
+const MUX_COMMANDS = 8;
+const GUEST_COMMANDS = 8;
+const BLOCK_COMMANDS = 6;
 /** Export and import of one idle connection, measured; see docs/patching.md. */
-const HAND_OVER_MS = 0.35;
+const HAND_OVER_MS = 0.5;
 const SAMPLES = 5;
 
 export interface PauseForecast {
