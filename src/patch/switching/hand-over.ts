@@ -43,12 +43,9 @@ export async function handOverIdle(move: Move): Promise<number> {
       flows: idle,
     });
     const renamed = connections.map((connection) => underAddress(connection, address));
+    // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
+    await mux.execute('flows-moved', { address, flows: renamed.map((c) => c.flow) });
     const { imported, refused } = await hypervisor.control(to).importConnections(renamed, neighbors);
-    const failed = new Set(refused.map((r) => `${r.flow.remoteAddress} ${r.flow.remotePort}`));
-    await mux.execute('flows-moved', {
-      address,
-      flows: renamed.map((c) => c.flow).filter((f) => !failed.has(`${f.remoteAddress} ${f.remotePort}`)),
-    });
     for (const { flow, reason } of refused) {
       env.log.warn('connection was not taken over', { flow, reason });
     }
