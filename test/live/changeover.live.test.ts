@@ -121,6 +121,21 @@ changeover(
           'frame.comment contains "change notice"',
         ]);
         assert.match(tshark.stdout, /10\.77\.0\.11/);
+        // Fig 26: the old partition sends from its second address (B), the uplink carries the first one (C).
+        const sources = async (filter: string) =>
+          new Set(
+            (
+              await run('tshark', ['-r', report.capture ?? '', '-Y', filter, '-T', 'fields', '-e', 'ip.src'])
+            ).stdout
+              .split(/\s+/)
+              .filter((text) => text !== ''),
+          );
+        const rewritten = 'frame.comment matches "change notice .*source"';
+        assert.equal([...(await sources(`${rewritten} && frame.interface_name == "co0"`))], ['10.77.0.11']);
+        const sent = await sources('frame.interface_name == "A-net1" && tcp.srcport == 80');
+        assert.ok(sent.has('10.77.0.12'), 'the old partition never sent from its second address');
+        const left = await sources('frame.interface_name == "co0" && tcp.srcport == 80');
+        assert.equal([...left], ['10.77.0.11'], 'the second address left through the uplink');
         assert.is(tshark.stderr.replace(/Running as user.*\n/, ''), '');
       }),
     60_000,
