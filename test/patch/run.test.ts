@@ -7,6 +7,7 @@ import {
   doSteps,
   FINAL_PHASES,
   MemoryJournal,
+  PauseCalibration,
   RUN_PHASES,
   RUN_TRANSITIONS,
   stepsOf,
@@ -191,6 +192,26 @@ run(
     assert.is(chooseStrategy({ ...facts, hasApplicationDisk: false }).strategy, 'overlap');
     assert.is(chooseStrategy({ ...facts, quietForMs: 60_000, hasSecondAddress: false }).strategy, 'hold');
     assert.is(chooseStrategy({ ...facts, asked: 'overlap' }).strategy, 'overlap');
+  }),
+);
+
+run(
+  'forecasts learn from cuts, and a single odd one moves them only so far',
+  within(() => {
+    const parts = { delta: 10, applicationStart: 20, check: 10, connections: 5, commands: 5 };
+    const calibration = new PauseCalibration();
+    for (let i = 0; i < 10; i++) calibration.learn({ pauseMs: 0, parts }, 100);
+    assert.ok(Math.abs(calibration.ratio - 2) < 0.01, String(calibration.ratio));
+    calibration.learn({ pauseMs: 0, parts }, 5000);
+    assert.is(calibration.ratio > 2 && calibration.ratio <= 3.01, true);
+    calibration.learn(
+      {
+        pauseMs: 0,
+        parts: { ...parts, delta: 0, applicationStart: 0, check: 0, connections: 0, commands: 0 },
+      },
+      50,
+    );
+    assert.ok(Number.isFinite(calibration.ratio));
   }),
 );
 

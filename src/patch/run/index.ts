@@ -1,4 +1,5 @@
 export * from './environment.ts';
+export * from './forecast.ts';
 export * from './phase.ts';
 export * from './record.ts';
 export * from './run.ts';
