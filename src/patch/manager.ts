@@ -13,6 +13,7 @@ import { findPatch, flagPatch } from './patch-table.ts';
 import type { ServiceSpec, Strategy } from './policy.ts';
 import { chooseStrategy } from './policy.ts';
 import type { RunEnvironment } from './run/environment.ts';
+import { PauseCalibration } from './run/forecast.ts';
 import type { RunPhase } from './run/phase.ts';
 import { FINAL_PHASES } from './run/phase.ts';
 import type { RunRecord, RunReport } from './run/record.ts';
@@ -44,8 +45,8 @@ export class PatchManager {
   readonly #runs = new Map<string, Run>();
   readonly #listeners = new Set<(event: PatchEvent) => void>();
 
-  constructor(env: RunEnvironment, sources: readonly SourceSpec[]) {
-    this.#env = env;
+  constructor(env: Omit<RunEnvironment, 'calibration'>, sources: readonly SourceSpec[]) {
+    this.#env = { ...env, calibration: new PauseCalibration() };
     this.#sources = sources;
   }
 

@@ -3,6 +3,7 @@ import type { DisksClient, HypervisorSurface, MuxClient } from '../../hypervisor
 import type { Journal } from '../journal.ts';
 import type { PatchTableStore } from '../patch-table.ts';
 import type { HealthCheck, PatchingPolicy, ServiceSpec } from '../policy.ts';
+import type { PauseCalibration } from './forecast.ts';
 
 /** Answer of one health check. */
 export interface ProbeAnswer {
@@ -47,6 +48,7 @@ export interface RunEnvironment {
   readonly log: Log;
   /** Folder below which write logs and evidence are kept. */
   readonly stateDirectory: string;
+  readonly calibration: PauseCalibration;
   /** Text of the patch execution script (706). */
   readonly patchScript: string;
 }

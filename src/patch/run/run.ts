@@ -142,6 +142,7 @@ export class Run {
       throw error;
     }
     this.#cut = this.#cutReport(move, this.record.strategy);
+    this.#learn(this.#cut);
     this.#enter('probation');
     this.#startDrain(move, this.#cut);
     this.#markPatchesApplied();
@@ -182,6 +183,7 @@ export class Run {
       throw error;
     }
     this.#rollback = this.#cutReport(move, 'hold', forecastMs);
+    this.#learn(this.#rollback);
     this.#unmarkPatches();
     this.#startDrain(move, this.#rollback);
     await doSteps(this.#engine(ROLLBACK), [verifyStep(move, env.policy.probation.tries)]).catch((error) => {
@@ -258,6 +260,11 @@ export class Run {
       new PatchError('cancelled', `the control process ended while the run was ${last}`),
     );
     return `run ${this.record.id} was ${last}: it has been undone`;
+  }
+
+  #learn(cut: CutReport): void {
+    if (cut.strategy !== 'hold' || this.#forecastParts === undefined) return;
+    this.#env.calibration.learn(this.#forecastParts, cut.pauseMs);
   }
 
   #there(): { from: string; to: string; copy: string } {
