@@ -392,6 +392,10 @@ export class Interface implements IpOutput, LinkReceiver {
     return this.addresses.sourceFor(destination);
   }
 
+  isBroadcast(address: IpAddress): boolean {
+    return typeof address === 'number' && this.addresses.isBroadcast(address);
+  }
+
   isLocal(address: IpAddress): boolean {
     return this.addresses.isLocal(address);
   }

@@ -64,6 +64,8 @@ export interface IpOutput {
   sourceFor(destination: IpAddress): IpAddress | undefined;
   /** Whether `address` is one of ours now (own, prepared or just left). */
   isLocal(address: IpAddress): boolean;
+  /** Whether `address` is the limited broadcast, or the one of a network of ours. */
+  isBroadcast?(address: IpAddress): boolean;
   /** The address under which transports know a local address: differs only around `alter` (see address-table.ts). */
   canonical(address: IpAddress): IpAddress;
   /** Largest IP packet to `destination` in bytes: the link's MTU, or less after "fragmentation needed" or "packet too big". */

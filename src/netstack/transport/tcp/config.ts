@@ -17,13 +17,17 @@ export interface TcpConfig {
   readonly timestamps: boolean;
   readonly windowScaling: boolean;
   readonly sack: boolean;
+  /** RFC 4987: a full backlog is answered with cookies; off: the oldest half-open connection makes room. */
+  readonly synCookies: boolean;
+  /** RFC 9293 MUST-49: time to live and hop limit; 0: the stack's default. */
+  readonly ttl: number;
   /** RFC 6298 section 2; its lower bound of 1 s is shortened as every current system does. */
   readonly rtoInitialMs: number;
   readonly rtoMinMs: number;
   readonly rtoMaxMs: number;
   /** RFC 9293 3.8.6.3: below 500 ms. */
   readonly delayedAckMs: number;
-  /** Retransmissions before giving up (R2 of RFC 9293 3.8.3): of a SYN, of a SYN-ACK, of data. */
+  /** Retransmissions before giving up (R2 of RFC 9293 3.8.3): of a SYN (MUST-23: 3 minutes and more), of a SYN-ACK, of data. */
   readonly synRetries: number;
   readonly synAckRetries: number;
   readonly dataRetries: number;
@@ -57,11 +61,13 @@ export const DEFAULT_TCP_CONFIG: TcpConfig = {
   timestamps: true,
   windowScaling: true,
   sack: true,
+  synCookies: true,
+  ttl: 0,
   rtoInitialMs: 1000,
   rtoMinMs: 200,
   rtoMaxMs: 120_000,
   delayedAckMs: 40,
-  synRetries: 6,
+  synRetries: 7,
   synAckRetries: 5,
   dataRetries: 15,
   mslMs: 30_000,

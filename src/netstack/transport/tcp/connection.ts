@@ -9,6 +9,7 @@ import { HandOverError, TcpError } from './errors.ts';
 import type { TcpConnectionState } from './hand-over.ts';
 import { exportObstacle, exportTcb } from './hand-over.ts';
 import { transmitReset, windowUpdateDue } from './output.ts';
+import { seqAdd, seqDiff } from './seq.ts';
 import type { StateName, Tcb, TcpHandler } from './tcb.ts';
 import { NEVER, NO_HANDLER, STATE, STATE_NAMES } from './tcb.ts';
 import { armTimer, stopTimers } from './timers.ts';
@@ -82,6 +83,9 @@ export class TcpConnection {
     sackPermitted: boolean;
     timestamps: boolean;
     congestion: string;
+    retransmits: number;
+    /** What ICMP said lately; it becomes the reason if the connection fails (RFC 9293 3.9.1.8). */
+    softError: string | undefined;
   } {
     const tcb = this.#tcb;
     return {
@@ -98,6 +102,8 @@ export class TcpConnection {
       sackPermitted: tcb.sackPermitted,
       timestamps: tcb.timestamps,
       congestion: tcb.congestion.name,
+      retransmits: tcb.retransmits,
+      softError: tcb.softError?.message,
     };
   }
 
@@ -125,6 +131,26 @@ export class TcpConnection {
     if (tcb.sendBuffer.room > 0) return true;
     tcb.writeBlocked = true;
     return false;
+  }
+
+  /** As `write`; the peer is told that all bytes up to the last of these are urgent (RFC 9293 3.8.5). New protocols should not. */
+  writeUrgent(data: Uint8Array): boolean {
+    const room = this.write(data);
+    const tcb = this.#tcb;
+    tcb.sndUp = seqAdd(tcb.sndBufSeq, tcb.sendBuffer.length);
+    tcb.sendsUrgent = true;
+    return room;
+  }
+
+  /** Bytes to be read before the end of what the peer marked as urgent; 0: nothing urgent is left. */
+  get urgentBytes(): number {
+    const tcb = this.#tcb;
+    if (!tcb.hasUrgent) return 0;
+    const end = seqAdd(tcb.rcvNxt, tcb.remoteFin ? -1 : 0);
+    const left = seqDiff(tcb.rcvUp, seqAdd(end, -tcb.receiveQueue.length));
+    if (left > 0) return left;
+    tcb.hasUrgent = false;
+    return 0;
   }
 
   /** The oldest bytes not read, as they were received; undefined when there are none now, or the connection is frozen. */

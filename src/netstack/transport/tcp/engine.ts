@@ -35,6 +35,9 @@ export class TcpCounters {
   passiveOpens = 0;
   failedOpens = 0;
   halfOpenEvicted = 0;
+  cookiesSent = 0;
+  cookiesTaken = 0;
+  cookiesRefused = 0;
   connectionLimitReached = 0;
   timeWaitRecycled = 0;
   persistProbes = 0;

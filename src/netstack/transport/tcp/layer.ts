@@ -20,15 +20,17 @@ import {
 import type { TcpConfig } from './config.ts';
 import { DEFAULT_TCP_CONFIG } from './config.ts';
 import { TcpConnection } from './connection.ts';
+import { answerWithCookie } from './cookie-answer.ts';
 import { Demux } from './demux.ts';
 import type { Engine } from './engine.ts';
 import { TcpCounters } from './engine.ts';
 import { HandOverError, TcpError } from './errors.ts';
 import { checkConnectionState, importTcb } from './hand-over.ts';
+import { icmpErrorArrives } from './icmp.ts';
 import { IsnGenerator } from './isn.ts';
 import type { TcpConnectOptions, TcpLayerOptions, TcpListener, TcpListenOptions } from './layer-options.ts';
 import { bindAddress, DEFAULT_BACKLOG, Listener, ListenerTable } from './listen.ts';
-import { defaultMss, ipHeaderLength, transmitReset, transmitSyn, updateMss } from './output.ts';
+import { defaultMss, receiveMss, transmitReset, transmitSyn } from './output.ts';
 import { ephemeralPort, randomListenPort } from './ports.ts';
 import { RateLimit } from './rate-limit.ts';
 import { ReassemblyBudget } from './reassembly.ts';
@@ -37,9 +39,11 @@ import { Slab } from './receive-buffer.ts';
 import { ACK, RST, Segment, SYN } from './segment.ts';
 import { output } from './send.ts';
 import type { Seq } from './seq.ts';
-import { seqAdd, seqGt, seqLe, seqLt, toSeq } from './seq.ts';
+import { seqAdd, seqLe, toSeq } from './seq.ts';
+import { COOKIE_LIFETIME_MS, cookieOptions, flowOf, SynCookies } from './syn-cookie.ts';
 import type { TcpHandler } from './tcb.ts';
-import { NEVER, NO_HANDLER, RECOVERY, STATE, STATE_NAMES, Tcb } from './tcb.ts';
+import { NEVER, STATE, STATE_NAMES, Tcb } from './tcb.ts';
+import { tell } from './tell.ts';
 import { armTimer, stopTimers } from './timers.ts';
 
 const SCRATCH_BYTES = HEADROOM + 0x1_0000;
@@ -53,6 +57,7 @@ export class TcpLayer implements Transport, Engine {
   readonly scratch = new Uint8Array(new ArrayBuffer(SCRATCH_BYTES));
   readonly #defer: (callback: () => void) => void;
   readonly #isn: IsnGenerator;
+  readonly #cookies: SynCookies;
   readonly #demux = new Demux();
   readonly #listeners = new ListenerTable();
   readonly #segment = new Segment();
@@ -80,6 +85,7 @@ export class TcpLayer implements Transport, Engine {
         ? (callback) => void setImmediate(callback)
         : (callback) => void options.clock.after(0, callback));
     this.#isn = new IsnGenerator(options.clock, options.random);
+    this.#cookies = new SynCookies(options.clock, options.random);
     this.#budget = new ReassemblyBudget(this.config.reassemblyBudget);
     this.#challenges = new RateLimit(options.clock, this.config.challengeAcksPerSecond);
     this.#resets = new RateLimit(options.clock, this.config.resetsPerSecond);
@@ -115,6 +121,9 @@ export class TcpLayer implements Transport, Engine {
   /** Active open. `connected` or `closed(error)` follow; throws TcpError when it cannot even begin. */
   connect(options: TcpConnectOptions, handler: TcpHandler): TcpConnection {
     const { remoteAddress, remotePort } = options;
+    // RFC 9293 MUST-46.
+    if (isMulticast(remoteAddress) || isUnspecified(remoteAddress) || this.ip.isBroadcast?.(remoteAddress))
+      throw new TcpError('ENETUNREACH', 'the destination is not the address of one host');
     const localAddress = options.localAddress ?? this.ip.sourceFor(remoteAddress);
     if (localAddress === undefined) throw new TcpError('ENETUNREACH');
     if (!this.ip.isLocal(localAddress)) throw new TcpError('EADDRNOTAVAIL');
@@ -301,29 +310,7 @@ export class TcpLayer implements Transport, Engine {
     const seq = readU32(buffer, offset + TCP.SEQUENCE) as Seq;
     const tcb = this.#demux.find(source, localPort, destination, remotePort);
     if (tcb === undefined || tcb.state === STATE.TOMBSTONE) return 'icmp-unrelated-error';
-    // RFC 5927 section 4.1: only about data in flight.
-    if (seqLt(seq, tcb.sndUna) || seqGt(seq, tcb.sndMax)) return 'icmp-unrelated-error';
-    if (kind === 'fragmentation-needed') {
-      const before = tcb.effMss;
-      updateMss(this, tcb);
-      if (tcb.effMss < before && tcb.state >= STATE.ESTABLISHED && tcb.flight > 0) {
-        // RFC 1191 section 6.3: sent again at once in the new size, without taking it for congestion.
-        tcb.recovery = RECOVERY.TIMEOUT;
-        tcb.recover = tcb.sndMax;
-        tcb.sndNxt = tcb.sndUna;
-        this.touch(tcb);
-      }
-      return undefined;
-    }
-    const hard = kind === 'port-unreachable' || kind === 'protocol-unreachable' || kind === 'prohibited';
-    const error = new TcpError(
-      hard ? 'ECONNREFUSED' : kind === 'network-unreachable' ? 'ENETUNREACH' : 'EHOSTUNREACH',
-      kind,
-    );
-    // RFC 5461: errors end a connection only while it is being opened.
-    if (tcb.state === STATE.SYN_SENT && kind !== 'time-exceeded') this.finish(tcb, error);
-    else tcb.softError = error;
-    return undefined;
+    return icmpErrorArrives(this, tcb, kind, seq);
   }
 
   rehome(from: IpAddress, to: IpAddress): void {
@@ -451,13 +438,17 @@ export class TcpLayer implements Transport, Engine {
     tcb.iss = this.#isn.isn(localAddress, localPort, remoteAddress, remotePort);
     tcb.tsOffset = this.#isn.timestampOffset(localAddress, localPort, remoteAddress, remotePort);
     tcb.peerMss = defaultMss(remoteAddress);
-    // RFC 6691: the MTU less the fixed headers, whatever options come on top.
-    tcb.localMss = this.ip.pathMtu(remoteAddress) - ipHeaderLength(remoteAddress) - TCP.MIN_HEADER;
-    let shift = 0;
-    while (config.windowScaling && shift < 14 && config.receiveBufferMax >>> shift > 0xffff) shift++;
-    tcb.rcvScale = shift;
+    tcb.localMss = receiveMss(this, remoteAddress);
+    tcb.rcvScale = this.#windowShift();
     tcb.lastReceiveMs = this.clock.nowMs();
     return tcb;
+  }
+
+  #windowShift(): number {
+    const { windowScaling, receiveBufferMax } = this.config;
+    let shift = 0;
+    while (windowScaling && shift < 14 && receiveBufferMax >>> shift > 0xffff) shift++;
+    return shift;
   }
 
   #startSending(tcb: Tcb): void {
@@ -489,12 +480,18 @@ export class TcpLayer implements Transport, Engine {
   #listen(listener: Listener, segment: Segment, source: IpAddress, destination: IpAddress): void {
     if (segment.flags & RST) return;
     if (segment.flags & ACK) {
-      this.#answerClosed(segment, source, destination);
+      if (!this.#takeCookie(listener, segment, source, destination))
+        this.#answerClosed(segment, source, destination);
       return;
     }
     if (!(segment.flags & SYN)) return;
     if (this.#demux.size >= this.config.connectionLimit) {
       this.counters.connectionLimitReached++;
+      return;
+    }
+    if (this.config.synCookies && listener.full) {
+      const flow = flowOf(segment, source, destination);
+      answerWithCookie(this, this.#cookies, this.#isn, listener, segment, flow, this.#windowShift());
       return;
     }
     const tcb = this.#newTcb(destination, segment.destinationPort, source, segment.sourcePort);
@@ -503,7 +500,7 @@ export class TcpLayer implements Transport, Engine {
     tcb.listener = listener;
     tcb.irs = segment.seq;
     tcb.rcvNxt = seqAdd(segment.seq, 1);
-    takeSynOptions(this, tcb, segment);
+    takeSynOptions(this, tcb, segment.options);
     const evicted = listener.add(tcb);
     if (evicted !== undefined) {
       this.counters.halfOpenEvicted++;
@@ -513,6 +510,42 @@ export class TcpLayer implements Transport, Engine {
     transmitSyn(this, tcb, SYN | ACK);
     tcb.rtoAtMs = this.clock.nowMs() + tcb.rtt.rto;
     armTimer(this, tcb);
+  }
+
+  /** An ACK that brings a cookie back opens its connection as if the SYN had been kept. False: it brings none. */
+  #takeCookie(listener: Listener, segment: Segment, source: IpAddress, destination: IpAddress): boolean {
+    if (segment.flags & SYN) return false;
+    if (this.clock.nowMs() - listener.lastCookieMs > COOKIE_LIFETIME_MS) return false;
+    const { destinationPort, sourcePort, options } = segment;
+    const irs = seqAdd(segment.seq, -1);
+    const iss = seqAdd(segment.ack, -1);
+    const mss = this.#cookies.check(flowOf(segment, source, destination), irs, iss);
+    if (mss === undefined) {
+      this.counters.cookiesRefused++;
+      return false;
+    }
+    if (this.#demux.size >= this.config.connectionLimit) {
+      this.counters.connectionLimitReached++;
+      return true;
+    }
+    this.counters.cookiesTaken++;
+    const tcb = this.#newTcb(destination, destinationPort, source, sourcePort);
+    tcb.iss = iss;
+    this.#startSending(tcb);
+    // Nobody knows when the SYN-ACK left; the echo of its timestamp was altered.
+    tcb.rttStartMs = NEVER;
+    tcb.state = STATE.SYN_RECEIVED;
+    tcb.listener = listener;
+    tcb.irs = irs;
+    tcb.rcvNxt = segment.seq;
+    const { hasTimestamps, tsVal } = options;
+    const told = hasTimestamps ? cookieOptions(options.tsEcr) : { windowScale: -1, sackPermitted: false };
+    takeSynOptions(this, tcb, { mss, hasTimestamps, tsVal, ...told });
+    tcb.rcvAdv = seqAdd(tcb.rcvNxt, Math.min(0xffff, tcb.rcvSpace));
+    tcb.lastAckSent = tcb.rcvNxt;
+    this.#demux.add(tcb);
+    segmentArrives(this, tcb, segment);
+    return true;
   }
 
   /** RFC 9293 3.6.1, RFC 6191: a SYN that is newer than the connection in TIME-WAIT may open a new one. */
@@ -536,7 +569,7 @@ export class TcpLayer implements Transport, Engine {
         const batch = this.#dirty;
         this.#dirty = [];
         for (const tcb of batch) {
-          if (tcb.owes) this.#tellSafely(tcb);
+          if (tcb.owes) tell(tcb);
         }
         for (const tcb of batch) {
           tcb.dirty = false;
@@ -551,47 +584,6 @@ export class TcpLayer implements Transport, Engine {
       }
     } finally {
       this.#settling = false;
-    }
-  }
-
-  /** What an application throws is its own uncaught exception; the stack goes on. */
-  #tellSafely(tcb: Tcb): void {
-    try {
-      this.#tell(tcb);
-    } catch (error) {
-      queueMicrotask(() => {
-        throw error;
-      });
-    }
-  }
-
-  #tell(tcb: Tcb): void {
-    if (tcb.owesAccept) {
-      tcb.owesAccept = false;
-      const { listener } = tcb;
-      tcb.listener = undefined;
-      // One that was reset in the same batch has never been.
-      if (tcb.state !== STATE.CLOSED || tcb.error === undefined) listener?.accept(tcb);
-    }
-    if (tcb.owesConnected) {
-      tcb.owesConnected = false;
-      tcb.handler.connected();
-    }
-    if (tcb.owesReadable && !tcb.frozen) {
-      tcb.owesReadable = false;
-      tcb.handler.readable();
-    } else {
-      tcb.owesReadable = false;
-    }
-    if (tcb.owesWritable) {
-      tcb.owesWritable = false;
-      tcb.handler.writable();
-    }
-    if (tcb.owesClosed) {
-      tcb.owesClosed = false;
-      const { handler } = tcb;
-      tcb.handler = NO_HANDLER;
-      handler.closed(tcb.error);
     }
   }
 }

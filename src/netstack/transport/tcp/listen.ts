@@ -1,7 +1,7 @@
 /**
  * Listeners and what they do with a SYN (RFC 9293 3.10.7.2). Half-open connections are bounded per listener: beyond the
- * backlog the oldest makes room, so that under a flood of SYNs a peer that really answers still gets in, and memory does
- * not grow.
+ * backlog SYNs are answered with cookies (syn-cookie.ts) or, with those turned off, the oldest makes room. So under a flood a
+ * peer that really answers still gets in, and memory does not grow.
  */
 import type { IpAddress } from '../../wire/index.ts';
 import { IPV6_ANY, isUnspecified } from '../../wire/index.ts';
@@ -20,6 +20,8 @@ export class Listener {
   readonly #accept: (tcb: Tcb) => void;
   /** Half-open ones in the order of their SYNs. */
   readonly #halfOpen = new Set<Tcb>();
+  /** When it last answered with a cookie. */
+  lastCookieMs = Number.NEGATIVE_INFINITY;
 
   constructor(address: IpAddress | undefined, port: number, backlog: number, accept: (tcb: Tcb) => void) {
     this.address = address;
@@ -30,6 +32,10 @@ export class Listener {
 
   get halfOpen(): number {
     return this.#halfOpen.size;
+  }
+
+  get full(): boolean {
+    return this.#halfOpen.size >= this.backlog;
   }
 
   /** Counts `tcb` in; returns the one that has to go for it. */

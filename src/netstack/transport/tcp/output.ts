@@ -15,11 +15,12 @@ import {
   isIpv4,
   TCP,
   TCP_OPTION_LENGTH,
+  writeU16,
 } from '../../wire/index.ts';
 import type { Engine } from './engine.ts';
 import { PROTOCOL_TCP } from './engine.ts';
 import type { SeqRange } from './reassembly.ts';
-import { ACK, RST, SYN } from './segment.ts';
+import { ACK, RST, SYN, URG } from './segment.ts';
 import type { Seq } from './seq.ts';
 import { seqAdd, seqDiff } from './seq.ts';
 import type { Tcb } from './tcb.ts';
@@ -29,7 +30,7 @@ import { NEVER } from './tcb.ts';
 export const DEFAULT_MSS = 536;
 const DEFAULT_MSS_IPV6 = 1220;
 const MIN_EFFECTIVE_MSS = 48;
-const MAX_WINDOW_FIELD = 0xffff;
+export const MAX_WINDOW_FIELD = 0xffff;
 
 export function ipHeaderLength(address: IpAddress): number {
   return isIpv4(address) ? 20 : 40;
@@ -37,6 +38,11 @@ export function ipHeaderLength(address: IpAddress): number {
 
 export function defaultMss(address: IpAddress): number {
   return isIpv4(address) ? DEFAULT_MSS : DEFAULT_MSS_IPV6;
+}
+
+/** The MSS we announce, RFC 6691: the MTU less the fixed headers, whatever options come on top. */
+export function receiveMss(engine: Engine, address: IpAddress): number {
+  return engine.ip.pathMtu(address) - ipHeaderLength(address) - TCP.MIN_HEADER;
 }
 
 /** The timestamp clock: milliseconds from a per-connection origin (RFC 7323 section 5.4). */
@@ -101,6 +107,17 @@ function chooseSackBlocks(tcb: Tcb, most: number): number {
   return count;
 }
 
+/** RFC 9293 3.8.5, MUST-62: the pointer leads behind the urgent data, as seen from this segment. */
+function markUrgent(tcb: Tcb, seq: Seq, buffer: Uint8Array, header: number): void {
+  const ahead = seqDiff(tcb.sndUp, seq);
+  if (ahead <= 0) {
+    if (seqDiff(tcb.sndUp, tcb.sndUna) <= 0) tcb.sendsUrgent = false;
+    return;
+  }
+  buffer[header + TCP.FLAGS]! |= URG;
+  writeU16(buffer, header + TCP.URGENT, Math.min(ahead, MAX_WINDOW_FIELD));
+}
+
 /**
  * Sends one segment of a synchronized connection; `length` payload bytes from the send buffer at `seq`.
  * A length above effMss leaves as one packet for the link to cut.
@@ -126,6 +143,7 @@ export function transmit(engine: Engine, tcb: Tcb, seq: Seq, length: number, fla
     flags,
     advertise(tcb),
   );
+  if (tcb.sendsUrgent) markUrgent(tcb, seq, scratch, header);
   if (length > 0) tcb.sendBuffer.copyTo(scratch, at, seqDiff(seq, tcb.sndBufSeq), length);
   const result = engine.ip.output(
     scratch,
@@ -137,7 +155,7 @@ export function transmit(engine: Engine, tcb: Tcb, seq: Seq, length: number, fla
     TCP.CHECKSUM,
     length > tcb.effMss ? tcb.effMss : 0,
     true,
-    0,
+    engine.config.ttl,
   );
   if (result === OUTPUT.LINK_FULL) {
     counters.linkFull++;
@@ -195,7 +213,7 @@ export function transmitSyn(engine: Engine, tcb: Tcb, flags: number): OutputResu
     TCP.CHECKSUM,
     0,
     true,
-    0,
+    engine.config.ttl,
   );
   counters.segmentsOut++;
   tcb.lastAckSent = tcb.rcvNxt;
@@ -234,7 +252,7 @@ export function transmitReset(
     TCP.CHECKSUM,
     0,
     true,
-    0,
+    engine.config.ttl,
   );
   counters.segmentsOut++;
   counters.resetsOut++;

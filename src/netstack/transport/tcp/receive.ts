@@ -2,13 +2,14 @@
  * SEGMENT ARRIVES for a connection that exists (RFC 9293 3.10.7.3, 3.10.7.4), with the checks of RFC 5961 and RFC 7323.
  * Order as in the RFC: sequence number, RST, SYN, ACK (acknowledge.ts), text, FIN.
  */
+import type { TcpOptions } from '../../wire/index.ts';
 import { acknowledge } from './acknowledge.ts';
 import { challengeAck } from './challenge.ts';
 import type { Engine } from './engine.ts';
 import { TcpError } from './errors.ts';
 import { transmitAck, transmitReset, transmitSyn, tsNow, updateMss } from './output.ts';
 import type { Segment } from './segment.ts';
-import { ACK, FIN, RST, SYN } from './segment.ts';
+import { ACK, FIN, RST, SYN, URG } from './segment.ts';
 import { initialWindow } from './send.ts';
 import { seqAdd, seqDiff, seqGe, seqGt, seqLe, seqLt } from './seq.ts';
 import type { Tcb } from './tcb.ts';
@@ -38,6 +39,7 @@ export function segmentArrives(engine: Engine, tcb: Tcb, segment: Segment): void
   if (tcb.state === STATE.SYN_RECEIVED && !finishHandshake(engine, tcb, segment)) return;
   if (!acknowledge(engine, tcb, segment)) return;
   if (tcb.finAcked && !ownFinAcknowledged(engine, tcb)) return;
+  if (segment.flags & URG) urgent(tcb, segment);
   if (segment.dataLength > 0 && !text(engine, tcb, segment)) return;
   if (segment.flags & FIN) fin(engine, tcb, segment);
   else if (tcb.finPending && tcb.finSeq === tcb.rcvNxt) remoteClosed(engine, tcb);
@@ -147,8 +149,11 @@ function synInWindow(engine: Engine, tcb: Tcb, segment: Segment): void {
 }
 
 /** Options of the peer's SYN: what both sides sent is in force (RFC 7323 1.3, RFC 2018 2). */
-export function takeSynOptions(engine: Engine, tcb: Tcb, segment: Segment): void {
-  const { options } = segment;
+export function takeSynOptions(
+  engine: Engine,
+  tcb: Tcb,
+  options: Pick<TcpOptions, 'mss' | 'windowScale' | 'sackPermitted' | 'hasTimestamps' | 'tsVal'>,
+): void {
   const { config } = engine;
   if (options.mss > 0) tcb.peerMss = options.mss;
   tcb.scaling = config.windowScaling && options.windowScale >= 0;
@@ -177,7 +182,7 @@ function establish(engine: Engine, tcb: Tcb, segment: Segment): void {
   tcb.userTimeoutAtMs = NEVER;
   // RFC 6298 section 5.7: a SYN that was lost leaves RTO at 3 s until measured; ours backs off from 1 s, so it is above.
   if (tcb.retransmits === 0 && tcb.rttStartMs !== NEVER) tcb.rtt.sample(nowMs - tcb.rttStartMs);
-  else if (tcb.timestamps && segment.options.hasTimestamps)
+  else if (tcb.retransmits > 0 && tcb.timestamps && segment.options.hasTimestamps)
     tcb.rtt.sample((tsNow(engine, tcb) - segment.options.tsEcr) | 0);
   tcb.rttStartMs = NEVER;
   tcb.retransmits = 0;
@@ -239,7 +244,7 @@ function synSent(engine: Engine, tcb: Tcb, segment: Segment): void {
   if (!(flags & SYN)) return;
   tcb.irs = segment.seq;
   tcb.rcvNxt = seqAdd(segment.seq, 1);
-  takeSynOptions(engine, tcb, segment);
+  takeSynOptions(engine, tcb, segment.options);
   if (!acknowledged) {
     // Simultaneous open.
     tcb.state = STATE.SYN_RECEIVED;
@@ -271,6 +276,18 @@ function ownFinAcknowledged(engine: Engine, tcb: Tcb): boolean {
     return false;
   }
   return true;
+}
+
+/** Sixth: URG (3.8.5, RFC 6093). The data stay in the stream; the application learns how far they reach. */
+function urgent(tcb: Tcb, segment: Segment): void {
+  if (tcb.state !== STATE.ESTABLISHED && tcb.state !== STATE.FIN_WAIT_1 && tcb.state !== STATE.FIN_WAIT_2)
+    return;
+  const mark = segment.urgentEnd;
+  const reached = tcb.hasUrgent ? tcb.rcvUp : seqAdd(tcb.rcvNxt, -tcb.receiveQueue.length);
+  if (!seqGt(mark, reached)) return;
+  tcb.rcvUp = mark;
+  tcb.hasUrgent = true;
+  tcb.owesUrgent = true;
 }
 
 /** Seventh: segment text. False = the connection is gone. */

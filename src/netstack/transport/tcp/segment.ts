@@ -11,7 +11,8 @@ import {
 import type { Seq } from './seq.ts';
 import { toSeq } from './seq.ts';
 
-export const { FIN, SYN, RST, PSH, ACK } = TCP_FLAG;
+export const { FIN, SYN, RST, PSH, ACK, URG } = TCP_FLAG;
+/** ECE and CWR are not looked at: a peer that offers ECN is answered without, and then does not use it (RFC 3168 6.1.1). */
 const FLAGS_WE_KNOW = 0x3f;
 
 /**
@@ -26,6 +27,8 @@ export class Segment {
   flags = 0;
   /** As it stands in the header, not scaled. */
   wnd = 0;
+  /** With URG: sequence number behind the urgent data. */
+  urgentEnd: Seq = toSeq(0);
   readonly options = new TcpOptions();
   /** Payload: buffer[dataAt, dataAt + dataLength). */
   buffer: Uint8Array = new Uint8Array(0);
@@ -48,6 +51,7 @@ export class Segment {
     this.ack = readU32(buffer, at + TCP.ACKNOWLEDGMENT) as Seq;
     this.flags = buffer[at + TCP.FLAGS]! & FLAGS_WE_KNOW;
     this.wnd = readU16(buffer, at + TCP.WINDOW);
+    if (this.flags & URG) this.urgentEnd = toSeq(this.seq + readU16(buffer, at + TCP.URGENT));
     this.buffer = buffer;
     this.dataAt = at + headerLength;
     this.dataLength = length - headerLength;

@@ -42,6 +42,11 @@ export function hasUnsent(tcb: Tcb): boolean {
   );
 }
 
+/** Payload of one output. A link that cuts segments would repeat the urgent pointer in each of them. */
+function largest(tcb: Tcb): number {
+  return tcb.sendsUrgent ? tcb.effMss : tcb.maxPayload;
+}
+
 /** Initial window, RFC 6928 equation 1 scaled to the configured number of segments. */
 export function initialWindow(engine: Engine, tcb: Tcb): number {
   const segments = engine.config.initialWindowSegments;
@@ -133,7 +138,7 @@ function sendForward(engine: Engine, tcb: Tcb, congestionRoom: number, nowMs: nu
     available = Math.max(0, available);
     if (available === 0 && !finWaits) return;
     const windowLeft = Math.max(0, seqDiff(seqAdd(tcb.sndUna, tcb.sndWnd), seq));
-    let length = Math.min(available, windowLeft, tcb.maxPayload);
+    let length = Math.min(available, windowLeft, largest(tcb));
     if (holeEnd !== undefined) length = Math.min(length, seqDiff(holeEnd, seq));
     if (length > room) {
       tcb.cwndLimited = true;
@@ -182,7 +187,7 @@ function recoverBySack(engine: Engine, tcb: Tcb, nowMs: number): void {
     if (hole !== undefined) {
       const octets = Math.min(
         seqDiff(hole.end, hole.start),
-        Math.max(effMss, Math.min(tcb.maxPayload, room - (room % effMss))),
+        Math.max(effMss, Math.min(largest(tcb), room - (room % effMss))),
       );
       const sent = retransmitRange(engine, tcb, hole.start, octets, nowMs);
       if (sent === 0) return;

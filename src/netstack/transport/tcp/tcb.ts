@@ -60,6 +60,8 @@ export interface TcpHandler {
   readable(): void;
   /** A `write` had gone beyond the send buffer's limit; there is room again. */
   writable(): void;
+  /** The peer has marked data as urgent, or moved the mark on: see TcpConnection.urgentBytes. */
+  urgent?(): void;
   /** The connection is over: `error` says why, undefined when both directions were closed in order. Last call. */
   closed(error: TcpError | undefined): void;
 }
@@ -121,6 +123,9 @@ export class Tcb {
   finAcked = false;
   /** A write went beyond the limit; `writable` is owed. */
   writeBlocked = false;
+  /** SND.UP, when sendsUrgent: sequence number behind what was written as urgent. */
+  sndUp: Seq = toSeq(0);
+  sendsUrgent = false;
   noDelay = false;
 
   // Receive sequence variables.
@@ -139,6 +144,9 @@ export class Tcb {
   finSeq: Seq = toSeq(0);
   /** The application has gone (close): data that still comes is answered with RST. */
   orphan = false;
+  /** RCV.UP, when hasUrgent: sequence number behind the urgent data. */
+  rcvUp: Seq = toSeq(0);
+  hasUrgent = false;
   /** Received bytes stay here, see freeze. */
   frozen = false;
 
@@ -215,6 +223,7 @@ export class Tcb {
   owesConnected = false;
   owesReadable = false;
   owesWritable = false;
+  owesUrgent = false;
   owesClosed = false;
   error: TcpError | undefined = undefined;
 
@@ -263,7 +272,14 @@ export class Tcb {
 
   /** Whether the handler is to be told anything. */
   get owes(): boolean {
-    return this.owesReadable || this.owesWritable || this.owesClosed || this.owesConnected || this.owesAccept;
+    return (
+      this.owesReadable ||
+      this.owesWritable ||
+      this.owesClosed ||
+      this.owesConnected ||
+      this.owesAccept ||
+      this.owesUrgent
+    );
   }
 
   get synchronized(): boolean {

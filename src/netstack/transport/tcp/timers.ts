@@ -5,7 +5,7 @@
  */
 import type { Engine } from './engine.ts';
 import { TcpError } from './errors.ts';
-import { transmit, transmitAck, transmitSyn } from './output.ts';
+import { transmit, transmitSyn } from './output.ts';
 import { ACK, SYN } from './segment.ts';
 import { output, persistInterval, sendWindowProbe } from './send.ts';
 import { seqAdd } from './seq.ts';
@@ -127,6 +127,11 @@ function persistTimeout(engine: Engine, tcb: Tcb): void {
 /** RFC 9293 3.8.4. */
 function keepAliveTimeout(engine: Engine, tcb: Tcb): void {
   const nowMs = engine.clock.nowMs();
+  if (tcb.flight > 0) {
+    // MUST-26: not while data is outstanding, whose own timer notices a peer that is gone.
+    tcb.keepAliveAtMs = nowMs + tcb.keepAliveIdleMs;
+    return;
+  }
   const idleMs = nowMs - tcb.lastReceiveMs;
   if (idleMs < tcb.keepAliveIdleMs) {
     tcb.keepAliveProbes = 0;
@@ -140,7 +145,6 @@ function keepAliveTimeout(engine: Engine, tcb: Tcb): void {
   tcb.keepAliveProbes++;
   tcb.keepAliveAtMs = nowMs + tcb.keepAliveIntervalMs;
   engine.counters.keepAliveProbes++;
-  // An old sequence number makes the peer answer; not while data is in flight, which is probe enough.
-  if (tcb.flight === 0) transmit(engine, tcb, seqAdd(tcb.sndUna, -1), 0, ACK);
-  else transmitAck(engine, tcb);
+  // An old sequence number makes the peer answer.
+  transmit(engine, tcb, seqAdd(tcb.sndUna, -1), 0, ACK);
 }
