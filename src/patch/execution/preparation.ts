@@ -52,7 +52,7 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
       figure: '701',
       do: async () => {
         hypervisor.resources.setAssigned(to, true);
-        await stopIfRunning(env, to);
+        await ensureStopped(env, to);
         return { standby: to };
       },
       undo: async () => hypervisor.resources.setAssigned(to, false),
@@ -115,7 +115,7 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
         const status = await hypervisor.startPartition(to, bootOptions);
         return { bootMs: status.guest?.bootMs, startUp: status.guest?.startUp };
       },
-      undo: () => stopIfRunning(env, to),
+      undo: () => ensureStopped(env, to),
     },
     {
       name: 'hand-back-results',
@@ -283,9 +283,12 @@ function storeResults(env: RunEnvironment, record: RunRecord, results: readonly 
   }
 }
 
-export async function stopIfRunning(env: RunEnvironment, id: string): Promise<void> {
-  const status = await env.hypervisor.partitionStatus(id);
-  if (status.state === 'running' || status.state === 'starting') await env.hypervisor.stopPartition(id);
+/**
+ * Nothing of the partition runs, and none of its disks is served: also after a control process that died while it started
+ * the partition. Safe to repeat.
+ */
+export async function ensureStopped(env: RunEnvironment, id: string): Promise<void> {
+  await env.hypervisor.stopPartition(id);
 }
 
 /** For commands that find nothing left to do. */

@@ -9,7 +9,7 @@ import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { capturePath, prepareEvidence, writeEvidence } from '../evidence/index.ts';
 import type { PreparationResult } from '../execution/index.ts';
-import { copyName, preparationSteps, stopIfRunning } from '../execution/index.ts';
+import { copyName, ensureStopped, preparationSteps } from '../execution/index.ts';
 import type { Strategy } from '../policy.ts';
 import type { DrainResult } from '../switching/index.ts';
 import {
@@ -191,7 +191,7 @@ export class Run {
     });
     await this.#finishDrain(ROLLBACK_DRAIN_MS);
     await this.#stopCapture();
-    await stopIfRunning(env, this.record.to);
+    await ensureStopped(env, this.record.to);
     await env.disks
       .execute('fence', { id: diskId(this.record.to, 'application'), mode: 'none' })
       .catch(() => {});
@@ -208,7 +208,7 @@ export class Run {
     await env.mux.execute('notice-cancel', { address: this.record.address.split('/')[0] ?? '', force: true });
     await this.#stopCapture();
     if (this.record.hasApplicationDisk) await env.disks.execute('copy-cancel', { copy: this.#reverseName() });
-    await stopIfRunning(env, this.record.from);
+    await ensureStopped(env, this.record.from);
     if (this.record.hasApplicationDisk) {
       await env.disks.execute('fence', { id: diskId(this.record.from, 'application'), mode: 'none' });
     }

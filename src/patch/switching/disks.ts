@@ -1,7 +1,7 @@
 /** The application disk's part of a move: last delta and fence (904, 905), the log for the way back, mount and start. */
 import { join } from 'node:path';
 import { messageOf } from '../../common/index.ts';
-import { stopIfRunning } from '../execution/index.ts';
+import { ensureStopped } from '../execution/index.ts';
 import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
@@ -80,6 +80,6 @@ export function startApplication(move: Move, timeoutMs: number): Step {
       const started = await env.hypervisor.control(to).startApplication(timeoutMs);
       return { startMs: started.durationMs, listening: started.listening };
     },
-    undo: () => stopIfRunning(env, to),
+    undo: () => ensureStopped(env, to),
   };
 }

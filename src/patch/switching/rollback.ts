@@ -8,7 +8,7 @@
  *   then the steps of `hold`, from the new active to the old one
  */
 
-import { stopIfRunning } from '../execution/index.ts';
+import { ensureStopped } from '../execution/index.ts';
 import type { Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
@@ -37,7 +37,7 @@ export function returnSteps(move: Move, waitForDrain: () => Promise<string[]>): 
       do: async () => {
         await mux.execute('notice-cancel', { address: move.address, force: true });
         await hypervisor.exportApplicationDisk(to, false);
-        await stopIfRunning(env, to);
+        await ensureStopped(env, to);
         return undefined;
       },
     },

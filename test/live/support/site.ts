@@ -17,6 +17,8 @@ export const ROOT = resolve(import.meta.dirname, '../../..');
 export interface SiteOptions {
   /** Changes the configuration text before the daemon reads it. */
   readonly configure?: (text: string, scene: Scene) => string;
+  /** Mux, block and guests go on when the control process ends; default: they end with it. */
+  readonly survives?: boolean;
   /** Does something with the scene before the daemon starts. */
   readonly arrange?: (scene: Scene) => Promise<void> | void;
 }
@@ -24,16 +26,42 @@ export interface SiteOptions {
 export class Site {
   readonly scene: Scene;
   readonly api: ApiClient;
-  readonly daemon: ChildProcess;
+  daemon: ChildProcess;
+  readonly #survives: boolean;
   readonly #output: string[] = [];
 
-  private constructor(scene: Scene, daemon: ChildProcess) {
+  private constructor(scene: Scene, survives: boolean) {
     this.scene = scene;
-    this.daemon = daemon;
+    this.#survives = survives;
     this.api = new ApiClient(scene.runDirectory);
+    this.daemon = this.#spawn();
+  }
+
+  #spawn(): ChildProcess {
+    const daemon = spawn(
+      process.execPath,
+      [
+        '--disable-warning=ExperimentalWarning',
+        join(ROOT, 'src/daemon/processes/control.ts'),
+        '--config',
+        this.scene.configuration,
+        ...(this.#survives ? [] : ['--lifeline']),
+      ],
+      { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '' } },
+    );
     const keep = (chunk: Buffer) => this.#output.push(chunk.toString());
     daemon.stdout?.on('data', keep);
     daemon.stderr?.on('data', keep);
+    return daemon;
+  }
+
+  /** kill -9 of the control process, and a new one. */
+  async killControl(): Promise<void> {
+    const exited = new Promise((done) => this.daemon.once('exit', done));
+    this.daemon.kill('SIGKILL');
+    await exited;
+    this.daemon = this.#spawn();
+    await this.up();
   }
 
   static async open(options: SiteOptions = {}): Promise<Site> {
@@ -42,18 +70,7 @@ export class Site {
       writeFileSync(scene.configuration, options.configure(readFileSync(scene.configuration, 'utf8'), scene));
     }
     await options.arrange?.(scene);
-    const daemon = spawn(
-      process.execPath,
-      [
-        '--disable-warning=ExperimentalWarning',
-        join(ROOT, 'src/daemon/processes/control.ts'),
-        '--config',
-        scene.configuration,
-        '--lifeline',
-      ],
-      { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '' } },
-    );
-    return new Site(scene, daemon);
+    return new Site(scene, options.survives === true);
   }
 
   get output(): string {
