@@ -408,6 +408,7 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
         flag('--write-log <dir>', 'log every write there'),
         flag('--read-only', 'refuse writes'),
         flag('--export-name <name>', "name of the export, default the file's"),
+        flag('--export <name>', 'the same as --export-name').conflicts('exportName'),
       ],
       examples: [
         'changeover nbd disk.img --socket /tmp/disk.sock & nbdinfo nbd+unix:///?socket=/tmp/disk.sock',

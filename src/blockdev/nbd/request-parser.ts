@@ -2,8 +2,9 @@
  * Requests out of a byte stream, incrementally (specification: "Transmission phase", "Request message").
  *
  * A chunk from the socket is parsed where it lies. The payload of a write that lies in one chunk is handed out as a view of
- * it; only one that spans chunks is gathered into a pool buffer, so that no payload is copied twice. The sink tells through
- * `stalled` when no further request may be taken: then the chunk is kept and `resume` goes on where it stopped.
+ * it. One that does not is gathered into a pool buffer: what the chunk holds of it is copied, the rest the socket may read
+ * straight into `space`. The sink tells through `stalled` when no further request may be taken: then the chunk is kept and
+ * `resume` goes on where it stopped.
  */
 import type { BufferPool } from './buffer-pool.ts';
 import { NBD_CMD_WRITE, NBD_MAX_PAYLOAD, NBD_REQUEST_MAGIC, REQUEST_SIZE } from './protocol.ts';
@@ -17,11 +18,14 @@ const LENGTH_AT = 24;
 /** A write with a longer payload than this ends the connection: skipping it would cost more than it is worth. */
 export const PAYLOAD_SKIP_LIMIT = 2 * NBD_MAX_PAYLOAD;
 
+/** From here on a copy costs more than a read of its own for the header. */
+const LARGE_PAYLOAD = 64 * 1024;
+
 export interface RequestSink {
   readonly stalled: boolean;
   /**
    * One request. `payload` is set for a write of at most NBD_MAX_PAYLOAD bytes; `owner`, where set, is the pool buffer
-   * behind it, to be released when the payload is no longer needed.
+   * behind it, to be released when the payload is no longer needed. A payload without owner is lent for this call.
    */
   request(
     type: number,
@@ -53,6 +57,8 @@ export class RequestParser {
   #length = 0;
   #gather: Buffer | undefined;
   #missing = 0;
+  /** The last request was a write of at least LARGE_PAYLOAD bytes. */
+  #behindLarge = false;
 
   constructor(sink: RequestSink, pool: BufferPool) {
     this.#sink = sink;
@@ -62,6 +68,27 @@ export class RequestParser {
   /** Whether a chunk is kept that was not parsed to its end. */
   get holding(): boolean {
     return this.#chunk !== undefined;
+  }
+
+  /** Where the rest of a payload that is being gathered goes; undefined when a chunk is wanted. */
+  get space(): Buffer | undefined {
+    if (this.#gather === undefined || this.#chunk !== undefined) return undefined;
+    return this.#gather.subarray(this.#length - this.#missing, this.#length);
+  }
+
+  /**
+   * How many bytes a chunk should hold at most. Behind a large write comes another one, as a rule: then only its header, so
+   * that its payload can be read where it stays.
+   */
+  get wanted(): number {
+    return this.#behindLarge ? REQUEST_SIZE : Number.POSITIVE_INFINITY;
+  }
+
+  /** The next `count` bytes of the stream stand in `space`. */
+  filled(count: number): void {
+    if (this.#stopped) return;
+    this.#missing -= count;
+    if (this.#missing === 0) this.#complete();
   }
 
   /** Takes a chunk; only when nothing is held. */
@@ -84,11 +111,10 @@ export class RequestParser {
     }
   }
 
-  /** Forgets what is held; nothing more is parsed. */
+  /** Forgets what is held; nothing more is parsed. A buffer that the socket may still read into is not used again. */
   stop(): void {
     this.#stopped = true;
     this.#chunk = undefined;
-    if (this.#gather !== undefined) this.#pool.release(this.#gather);
     this.#gather = undefined;
   }
 
@@ -119,6 +145,7 @@ export class RequestParser {
     const cookie = head.readBigUInt64BE(at + COOKIE_AT);
     const offset = head.readBigUInt64BE(at + OFFSET_AT);
     const length = head.readUInt32BE(at + LENGTH_AT);
+    this.#behindLarge = false;
     if (type !== NBD_CMD_WRITE || length === 0) {
       this.#sink.request(type, flags, cookie, offset, length, undefined, undefined);
       return;
@@ -152,8 +179,13 @@ export class RequestParser {
     this.#at += taken;
     this.#missing -= taken;
     if (this.#at === chunk.length) this.#chunk = undefined;
-    if (this.#missing > 0) return;
+    if (this.#missing === 0) this.#complete();
+  }
+
+  #complete(): void {
+    const gather = this.#gather;
     this.#gather = undefined;
+    this.#behindLarge = this.#length >= LARGE_PAYLOAD;
     const payload = gather?.subarray(0, this.#length);
     this.#sink.request(this.#type, this.#flags, this.#cookie, this.#offset, this.#length, payload, gather);
   }

@@ -8,10 +8,13 @@
  *   draining      no request is taken; what is in flight is answered, then the stream is ended
  *   gone          the stream is closed; `idle` tells when the device is no longer touched
  */
+import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Clock, Timer } from '../../common/index.ts';
 import type { Device } from '../device.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import type { Receiver } from './receive.ts';
+import { receiveInto } from './receive.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { RequestParser } from './request-parser.ts';
 import type { ExportTable } from './server-export.ts';
@@ -51,8 +54,10 @@ export interface ConnectionContext {
 }
 
 const HANDSHAKE_BACKLOG = 1024 * 1024;
+/** What is read at once where no payload is awaited. */
+const RECEIVE_BYTES = 256 * 1024;
 
-export class ServerConnection {
+export class ServerConnection implements Receiver {
   readonly #stream: Duplex;
   readonly #context: ConnectionContext;
   readonly #timer: Timer;
@@ -63,6 +68,7 @@ export class ServerConnection {
   #parser: RequestParser | undefined;
   #writer: ReplyWriter | undefined;
   #early: Buffer[] = [];
+  readonly #received = Buffer.allocUnsafeSlow(RECEIVE_BYTES);
   #inputEnded = false;
   #draining: ConnectionEnd | undefined;
   /** The stream's end is on its way. */
@@ -70,20 +76,42 @@ export class ServerConnection {
   #gone = false;
   readonly #idleWaiters: (() => void)[] = [];
   readonly #caughtUpWaiters: (() => void)[] = [];
+  readonly #closedWaiters: (() => void)[] = [];
 
-  constructor(stream: Duplex, context: ConnectionContext) {
-    this.#stream = stream;
+  /** `fresh`: `stream` is a paused half-open socket that nobody has read from. */
+  constructor(stream: Duplex, context: ConnectionContext, fresh = false) {
     this.#context = context;
-    this.#handshake = new ServerHandshake(context.exports, (bytes) => stream.write(bytes));
+    const socket = fresh && stream instanceof Socket ? receiveInto(stream, this) : undefined;
+    this.#stream = socket ?? stream;
+    this.#handshake = new ServerHandshake(context.exports, (bytes) => this.#stream.write(bytes));
     this.#timer = context.clock.after(context.limits.handshakeTimeoutMs, () =>
       this.#end('handshake-timeout'),
     );
-    stream.on('data', (chunk: Buffer) => this.#data(chunk));
-    stream.on('drain', () => this.#resume());
-    stream.on('end', () => this.#inputEnd());
-    stream.on('error', () => this.#end('stream-error'));
-    stream.on('close', () => this.#end('peer-closed'));
+    if (socket === undefined) stream.on('data', (chunk: Buffer) => this.#data(chunk)).resume();
+    this.#stream.on('drain', () => this.#resume());
+    this.#stream.on('end', () => this.#inputEnd());
+    this.#stream.on('error', () => this.#end('stream-error'));
+    this.#stream.on('close', () => this.#end('peer-closed'));
     this.#handshake.greet();
+  }
+
+  /** Where the socket reads to next: into the payload that is awaited, or a chunk. */
+  space(): Buffer {
+    const payload = this.#parser?.space;
+    if (payload !== undefined) return payload;
+    const wanted = this.#parser?.wanted ?? RECEIVE_BYTES;
+    return wanted < RECEIVE_BYTES ? this.#received.subarray(0, wanted) : this.#received;
+  }
+
+  received(target: Buffer, count: number): void {
+    if (target.buffer !== this.#received.buffer) {
+      if (this.#gone || this.#draining !== undefined) return;
+      this.#parse(this.#parser!, (parser) => parser.filled(count));
+      return;
+    }
+    const chunk = target.subarray(0, count);
+    // The receive buffer is used again as soon as this returns, unless the parser holds it: then nothing is read.
+    this.#data(this.#parser === undefined ? Buffer.from(chunk) : chunk);
   }
 
   /** The device this connection uses, once an export was chosen. */
@@ -117,6 +145,19 @@ export class ServerConnection {
     });
   }
 
+  /** Resolves when the stream is closed. */
+  closed(): Promise<void> {
+    if (this.#gone) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#closedWaiters.push(resolve);
+    });
+  }
+
+  /** Closes the stream now, whatever is in flight. */
+  cut(): void {
+    this.#end('closed-by-server');
+  }
+
   /** Resolves when everything read from the peer was taken up, so that its end is seen if it has ended; or after `lingerMs`. */
   caughtUp(): Promise<void> {
     if (this.#gone || this.#parser?.holding !== true) return Promise.resolve();
@@ -147,7 +188,7 @@ export class ServerConnection {
   #data(chunk: Buffer): void {
     if (this.#gone || this.#draining !== undefined) return;
     if (this.#parser !== undefined) {
-      this.#parse(this.#parser, chunk);
+      this.#parse(this.#parser, (parser) => parser.push(chunk));
       return;
     }
     if (this.#handshake === undefined) {
@@ -189,14 +230,14 @@ export class ServerConnection {
     this.#parser = parser;
     const early = Buffer.concat(this.#early);
     this.#early = [];
-    if (early.length > 0) this.#parse(parser, early);
+    if (early.length > 0) this.#parse(parser, () => parser.push(early));
     if (!parser.holding) this.#stream.resume();
   }
 
-  #parse(parser: RequestParser, chunk: Buffer | undefined): void {
+  /** Lets the parser `work`; the replies that this yields at once leave together. */
+  #parse(parser: RequestParser, work: (parser: RequestParser) => void): void {
     this.#writer!.hold();
-    if (chunk === undefined) parser.resume();
-    else parser.push(chunk);
+    work(parser);
     this.#writer!.release();
     if (parser.holding) {
       this.#stream.pause();
@@ -211,7 +252,7 @@ export class ServerConnection {
     const parser = this.#parser;
     if (parser === undefined || !parser.holding || this.#gone || this.#draining !== undefined) return;
     if (this.#transmission!.stalled) return;
-    this.#parse(parser, undefined);
+    this.#parse(parser, () => parser.resume());
     if (!parser.holding) this.#stream.resume();
   }
 
@@ -265,6 +306,7 @@ export class ServerConnection {
     this.#early = [];
     this.#stream.destroy();
     for (const resolve of this.#caughtUpWaiters.splice(0)) resolve();
+    for (const resolve of this.#closedWaiters.splice(0)) resolve();
     this.#tellIdle();
     this.#context.ended(this, this.#draining ?? reason);
   }

@@ -32,6 +32,8 @@ export interface NbdServerOptions {
   /** More clients than this are closed at once. Default 256. */
   readonly maxConnections?: number;
   readonly limits?: Partial<ConnectionLimits>;
+  /** How long `close` waits for a device that does not answer. Default 10 000. */
+  readonly closeTimeoutMs?: number;
 }
 
 const DEFAULT_LIMITS: ConnectionLimits = {
@@ -47,7 +49,9 @@ export type NbdCounters = Readonly<Record<string, number>>;
 
 export class NbdServer {
   readonly #log: Log;
+  readonly #clock: Clock;
   readonly #maxConnections: number;
+  readonly #closeTimeoutMs: number;
   readonly #connections = new Set<ServerConnection>();
   readonly #counters = newCounters();
   readonly #ends = new Map<ConnectionEnd | 'too-many-connections', number>();
@@ -59,7 +63,9 @@ export class NbdServer {
 
   constructor(options: NbdServerOptions = {}) {
     this.#log = options.log ?? silentLog;
+    this.#clock = options.clock ?? systemClock;
     this.#maxConnections = options.maxConnections ?? 256;
+    this.#closeTimeoutMs = options.closeTimeoutMs ?? 10_000;
     const table: ExportTable = {
       names: () => [...this.#exports.keys()],
       find: (name) => this.#find(name),
@@ -69,7 +75,7 @@ export class NbdServer {
       limits: { ...DEFAULT_LIMITS, ...options.limits },
       counters: this.#counters,
       pool: new BufferPool(),
-      clock: options.clock ?? systemClock,
+      clock: this.#clock,
       settled: (newcomer) => this.#settled(newcomer),
       ended: (connection, reason) => this.#ended(connection, reason),
     };
@@ -84,7 +90,9 @@ export class NbdServer {
       throw new NbdServerError('EALREADY', `this NBD server listens on ${this.#path} already`);
     }
     await removeStale(path);
-    const server = createServer({ allowHalfOpen: true }, (socket) => this.accept(socket));
+    const server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) =>
+      this.#accept(socket, true),
+    );
     this.#server = server;
     this.#path = path;
     try {
@@ -106,6 +114,10 @@ export class NbdServer {
 
   /** Serves one connected stream. */
   accept(stream: Duplex): void {
+    this.#accept(stream, false);
+  }
+
+  #accept(stream: Duplex, fresh: boolean): void {
     if (this.#connections.size >= this.#maxConnections) {
       this.#count('too-many-connections');
       stream.on('error', () => {});
@@ -113,7 +125,7 @@ export class NbdServer {
       return;
     }
     this.#accepted++;
-    this.#connections.add(new ServerConnection(stream, this.#context));
+    this.#connections.add(new ServerConnection(stream, this.#context, fresh));
   }
 
   /**
@@ -157,8 +169,11 @@ export class NbdServer {
     };
   }
 
-  /** Stops listening, answers what is in flight, closes every connection; the devices stay open. */
-  async close(): Promise<void> {
+  /**
+   * Stops listening, answers what is in flight, closes every connection; the devices stay open. Where a device does not answer
+   * within `closeTimeoutMs` its connections are cut; resolves to the number of requests that it still works on, 0 as a rule.
+   */
+  async close(): Promise<number> {
     const server = this.#server;
     this.#server = undefined;
     const closed =
@@ -169,8 +184,21 @@ export class NbdServer {
           });
     const all = [...this.#connections];
     for (const connection of all) connection.drain();
-    await Promise.all(all.map((connection) => connection.idle()));
+    const through = Promise.all(all.flatMap((connection) => [connection.idle(), connection.closed()]));
+    await new Promise<void>((resolve) => {
+      const timer = this.#clock.after(this.#closeTimeoutMs, resolve);
+      void through.then(() => {
+        timer.cancel();
+        resolve();
+      });
+    });
+    const abandoned = all.reduce((sum, connection) => sum + connection.inFlight, 0);
+    if (abandoned > 0) {
+      this.#log.warn('NBD server closed without answers of its devices', { requests: abandoned });
+    }
+    for (const connection of all) connection.cut();
     await closed;
+    return abandoned;
   }
 
   #find(name: string): { name: string; device: Device } | undefined {

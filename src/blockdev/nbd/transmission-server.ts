@@ -313,7 +313,13 @@ export class TransmissionServer implements RequestSink {
         return;
       }
     }
-    this.#start(cookie, length, () => device.writeAt(payload, offset, { fua }), owner);
+    let kept = owner;
+    if (kept === undefined) {
+      kept = this.#pool.acquire(length);
+      payload.copy(kept);
+    }
+    const source = kept.subarray(0, length);
+    this.#start(cookie, length, () => device.writeAt(source, offset, { fua }), kept);
   }
 
   #read(flags: number, cookie: bigint, offset: bigint, length: number): void {

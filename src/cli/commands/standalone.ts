@@ -45,7 +45,7 @@ const nbd: Program = async (_session, args, options) => {
     socket: file(options['socket']),
     readOnly: options['readOnly'] === true,
     ...given('writeLog', options['writeLog'] === undefined ? undefined : file(options['writeLog'])),
-    ...given('exportName', options['exportName'] as string | undefined),
+    ...given('exportName', (options['exportName'] ?? options['export']) as string | undefined),
   });
   return code as ExitCode;
 };

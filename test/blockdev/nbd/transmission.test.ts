@@ -533,4 +533,27 @@ test(
   }),
 );
 
+test(
+  'close ends although the device never answers, and says how much was given up',
+  within(async () => {
+    const slow = new SlowDevice(new MemoryStore(MIB));
+    await withServer(
+      { disk: slow },
+      async ({ peer, server }) => {
+        const client = await peer();
+        await client.go('disk');
+        slow.gated = true;
+        client.request(nbd.NBD_CMD_READ, 0n, 512);
+        client.request(nbd.NBD_CMD_FLUSH, 0n, 0);
+        await eventually('both', () => slow.inFlight === 2);
+        assert.is(await server.close(), 2);
+        assert.is((await client.closed()).length, 0);
+        slow.open();
+        await eventually('the device is through', () => slow.inFlight === 0);
+      },
+      { closeTimeoutMs: 50 },
+    );
+  }),
+);
+
 test.run();

@@ -110,12 +110,13 @@ test(
         for (const [index, signal] of (['SIGTERM', 'SIGINT'] as const).entries()) {
           const file = image(folder, `${signal}.img`);
           const socket = join(folder, signal);
-          const child = spawn(process.execPath, [main, 'nbd', file, '--socket', socket], {
+          const named = ['--export', '--export-name'][index]!;
+          const child = spawn(process.execPath, [main, 'nbd', file, '--socket', socket, named, 'it'], {
             stdio: ['ignore', 'pipe', 'inherit'],
           });
           const ended = once(child, 'close');
           await once(child.stdout, 'data');
-          const client = await NbdClient.connect(socket, '');
+          const client = await NbdClient.connect(socket, 'it');
           await client.writeAt(Buffer.alloc(4096, index + 1), 4096n);
           child.kill(signal);
           assert.equal(await ended, [0, null]);
