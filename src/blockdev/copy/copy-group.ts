@@ -12,93 +12,30 @@
  * its targets stay invalid, writes go on. Crash points: a target is marked invalid before its first byte is touched; the fence
  * is durable before the target is marked valid, so that there is never a valid copy of a disk that may still be written.
  */
-import { renameSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '../../common/index.ts';
-import { CodedError, codeOf, messageOf, systemClock, systemRandom } from '../../common/index.ts';
+import { messageOf, systemClock, systemRandom } from '../../common/index.ts';
 import type { LogPosition } from '../log/index.ts';
-import { collect, LogReader, recoverLog, reflect, WriteLog } from '../log/index.ts';
-import { bulkCopy, clearDevice, dataBytes } from './bulk-copy.ts';
+import { collect, LogReader, reflect, WriteLog } from '../log/index.ts';
+import type { CopyMethod } from './bulk-copy.ts';
+import { bulkCopy, clearDevice, cloneDevice, copyRange, dataBytes } from './bulk-copy.ts';
+import { Convergence, SMALL_DELTA } from './convergence.ts';
+import { CopyJournal } from './copy-journal.ts';
 import { dropStaleCopyLog, withCap, withLimit } from './copy-limits.ts';
+import type {
+  CopyGroupOptions,
+  CopyPair,
+  CopyPhase,
+  CopyProgress,
+  CutOptions,
+  CutOutcome,
+} from './copy-types.ts';
+import { CopyError } from './copy-types.ts';
 import type { DiskStack } from './disk-stack.ts';
-import { hashDevice } from './hash.ts';
-import type { InvalidMark } from './invalid-mark.ts';
+import { proveEqual } from './proof.ts';
 import { RateLimit, RateMeter } from './rate.ts';
-import { verifyUnfenced, WrittenSince } from './written-since.ts';
-
-/** `size-mismatch`, `busy`, `cancelled`, `copy-failed`, `unknown-disk`, `not-equal`. */
-export class CopyError extends CodedError {}
-
-export interface CopyPair {
-  readonly from: DiskStack;
-  readonly to: DiskStack;
-  readonly mark: InvalidMark;
-}
-
-export type CopyPhase = 'copying' | 'replaying' | 'converged' | 'cut' | 'failed' | 'cancelled';
-
-export interface CopyProgress {
-  readonly phase: CopyPhase;
-  /** Bytes of data to copy and copied. */
-  readonly total: number;
-  readonly copied: number;
-  /** Bytes written to the sources and not yet reflected. */
-  readonly delta: number;
-  readonly rounds: number;
-  readonly bytesPerSecond: number;
-  readonly writeRate: number;
-  readonly etaMs?: number;
-  readonly reason?: string;
-}
-
-export interface CopyGroupOptions {
-  readonly name: string;
-  readonly pairs: readonly CopyPair[];
-  /** Each source's log gets a directory in it, named for the disk. */
-  readonly logDirectory: string;
-  /** A copy, or the log for the way back of disks that are equal now. */
-  readonly purpose: 'copy' | 'reverse';
-  /** Go on with logs that a former process left (purpose `reverse`). */
-  readonly resume?: boolean;
-  /** With `resume`: the log of this disk is known to be incomplete (it spilled). */
-  readonly distrust?: (diskId: string) => boolean;
-  /** Bytes per second of the bulk copy; 0 = no limit. */
-  readonly rateLimit?: number;
-  /** Each log takes at most so many bytes; default half of what is free in `logDirectory`. */
-  readonly logCapBytes?: number;
-  readonly segmentBytes?: number;
-  readonly clock?: Clock;
-  /** Something changed: a phase, a round, a share of the copy. */
-  readonly onProgress?: () => void;
-  /** The log of a source spilled: called before the guest's write goes on. */
-  readonly onSpill?: (diskId: string, reason: string) => void;
-}
-
-export interface CutOptions {
-  /** Ids of sources; default: all that are left. */
-  readonly from?: readonly string[];
-  /** For each source while all stand still, before its target becomes valid: puts the fence up, durably; takes it down again. */
-  readonly fence?: {
-    readonly raise: (source: DiskStack) => Promise<void>;
-    readonly lower: (source: DiskStack) => Promise<void>;
-  };
-  /** Prove that each target equals its source as of the cut, after the pause. */
-  readonly verify?: boolean;
-}
-
-export interface CutDisk {
-  readonly from: string;
-  readonly to: string;
-  readonly sequence: bigint;
-  readonly deltaBytes: number;
-  readonly sha256?: string;
-}
-
-export interface CutOutcome {
-  readonly disks: readonly CutDisk[];
-  /** How long writes stood still. */
-  readonly durationMs: number;
-}
+import { openReverseLog, resumeCopyLog } from './source-log.ts';
+import { WrittenSince } from './written-since.ts';
 
 interface Member {
   readonly pair: CopyPair;
@@ -109,8 +46,6 @@ interface Member {
   touched: boolean;
 }
 
-/** The delta is small when it is at most this. */
-const SMALL_DELTA = 4 * 1024 * 1024;
 const ROUND_INTERVAL_MS = 100;
 /** Rounds before the pause of a cut at most. */
 const ROUNDS_BEFORE_CUT = 5;
@@ -132,7 +67,10 @@ export class CopyGroup {
   #copied = 0;
   #loggedBefore = 0;
   #rounds = 0;
-  #growing = 0;
+  readonly #convergence: Convergence;
+  #journal: CopyJournal | undefined;
+  #resumed = false;
+  #method: CopyMethod | undefined;
   #cancelling = false;
   #chain: Promise<unknown> = Promise.resolve();
   #background: Promise<void> = Promise.resolve();
@@ -145,6 +83,7 @@ export class CopyGroup {
     this.#limit = new RateLimit(options.rateLimit ?? 0, this.#clock);
     this.#copyRate = new RateMeter(this.#clock);
     this.#writeRate = new RateMeter(this.#clock);
+    this.#convergence = new Convergence(options.convergence ?? {}, this.#clock);
     for (const { from, to } of options.pairs)
       if (from.store.size !== to.store.size)
         throw new CopyError(
@@ -176,23 +115,32 @@ export class CopyGroup {
   async start(): Promise<void> {
     const { pairs, purpose } = this.#options;
     const generation = Buffer.from(systemRandom.fill(new Uint8Array(16)));
-    const capBytes = this.#options.logCapBytes;
-    const members: Member[] = [];
-    try {
-      for (const pair of pairs) {
-        if (purpose === 'copy') pair.mark.set(`target of copy ${this.name} from ${pair.from.id}`);
-        members.push(await this.#openLog(pair, generation, capBytes));
-      }
-      await this.#standingStill(pairs, async () => {
-        for (const { pair, log } of members) pair.from.trap.attach(log);
+    let members = purpose === 'copy' ? await this.#resume() : undefined;
+    this.#resumed = members !== undefined;
+    if (members === undefined && this.#options.resume === 'only')
+      throw new CopyError('not-resumable', `there is no copy ${this.name} that can be gone on with`, {
+        remedy: 'start the copy anew',
       });
+    const opened: Member[] = members ?? [];
+    try {
+      if (members === undefined)
+        for (const pair of pairs) {
+          pair.logMark?.clear();
+          if (purpose === 'copy') pair.mark.set(this.#targetOf(pair));
+          opened.push(await this.#openLog(pair, generation));
+        }
+      await this.#standingStill(pairs, async () => {
+        for (const { pair, log } of opened) pair.from.trap.attach(log);
+      });
+      if (purpose === 'copy' && members === undefined) this.#beginJournal(generation.toString('hex'));
     } catch (error) {
-      for (const { pair, log } of members) {
+      for (const { pair, log } of opened) {
         pair.from.trap.detach(log);
         await log.close();
       }
       throw error;
     }
+    members = opened;
     this.#members = members;
     if (purpose === 'copy') this.#background = this.#run();
     else this.#phase = 'converged';
@@ -210,8 +158,14 @@ export class CopyGroup {
     const left = this.#total - this.#copied + delta;
     const net = bytesPerSecond - writeRate;
     const spilled = this.#members.find(({ log }) => log.spilled !== undefined)?.log.spilled;
-    const outrun = this.#growing >= 8 ? 'writes outrun the replay' : undefined;
+    const outrun = this.#convergence.outrun ? 'writes outrun the replay' : undefined;
     const reason = this.#reason ?? (spilled === undefined ? outrun : `the write log is not kept: ${spilled}`);
+    // Honest: no figure while writes come in as fast as they are copied.
+    let etaMs: number | undefined;
+    if (phase === 'copying' && net > 0) etaMs = Math.round((left / net) * 1000);
+    if (phase === 'replaying') etaMs = this.#convergence.forecastMs(delta, writeRate);
+    const throttles = this.#members.map(({ pair }) => pair.from.throttle);
+    const slowed = throttles.some((throttle) => throttle.delayed > 0 || throttle.bytesPerSecond > 0);
     return {
       phase,
       total: this.#total,
@@ -220,8 +174,20 @@ export class CopyGroup {
       rounds: this.#rounds,
       bytesPerSecond,
       writeRate,
-      // Honest: no figure while writes come in as fast as they are copied.
-      ...(phase === 'copying' && net > 0 ? { etaMs: Math.round((left / net) * 1000) } : {}),
+      reflectRate: this.#convergence.reflectRate,
+      ...(etaMs === undefined ? {} : { etaMs }),
+      ...(this.#method === undefined ? {} : { method: this.#method }),
+      ...(this.#resumed ? { resumed: true } : {}),
+      ...(slowed
+        ? {
+            throttle: {
+              bytesPerSecond: Math.round(this.#convergence.limit),
+              maxDelayMs: this.#convergence.limits.maxDelayMs,
+              delayedWrites: throttles.reduce((sum, { delayed }) => sum + delayed, 0),
+              delayedMs: Math.round(throttles.reduce((sum, { delayedMs }) => sum + delayedMs, 0)),
+            },
+          }
+        : {}),
       ...(reason === undefined ? {} : { reason }),
     };
   }
@@ -230,6 +196,8 @@ export class CopyGroup {
   round(): Promise<number> {
     return this.#exclusive(async () => {
       this.#checkAlive();
+      // A target that is not complete must not be touched: what is copied later would be older.
+      if (this.#phase === 'copying') throw this.#stillCopying();
       const startedMs = this.#clock.nowMs();
       await this.#roundOfAll();
       return this.#clock.nowMs() - startedMs;
@@ -239,10 +207,7 @@ export class CopyGroup {
   cut(options: CutOptions = {}): Promise<CutOutcome> {
     return this.#exclusive(async () => {
       this.#checkAlive();
-      if (this.#phase === 'copying')
-        throw new CopyError('busy', `copy ${this.name} is still copying`, {
-          remedy: 'wait for phase `converged`',
-        });
+      if (this.#phase === 'copying') throw this.#stillCopying();
       const wanted = options.from ?? this.#members.map((member) => member.pair.from.id);
       const members = wanted.map((id) => {
         const member = this.#members.find(({ pair }) => pair.from.id === id);
@@ -273,14 +238,17 @@ export class CopyGroup {
       if (this.#phase === 'cut' || this.#phase === 'failed' || this.#phase === 'cancelled') return;
       this.#phase = 'cancelled';
       this.#reason = reason;
+      this.#forget();
       await this.#release(this.#members);
       this.#options.onProgress?.();
     });
   }
 
-  /** Stops without ending anything: the process goes down. A reverse log is made durable and can be resumed. */
+  /** Stops without ending anything: the process goes down. Made durable; can be gone on with. No write may come any more. */
   async suspend(): Promise<void> {
-    if (this.purpose === 'copy') return this.cancel('the block process is stopping');
+    this.#cancelling = true;
+    this.#wake?.();
+    await this.#background;
     await this.#exclusive(() => this.#release(this.#members));
   }
 
@@ -288,20 +256,7 @@ export class CopyGroup {
     try {
       for (const { pair } of this.#members) this.#total += await dataBytes(pair.from.store);
       this.#copyRate.update(0);
-      for (const { pair } of this.#members) {
-        await clearDevice(pair.to.store);
-        await bulkCopy(pair.from.store, pair.to.store, {
-          before: async (bytes) => {
-            if (this.#cancelling) throw new CopyError('cancelled', `copy ${this.name} was cancelled`);
-            await this.#limit.take(bytes);
-          },
-          onBytes: (bytes) => {
-            this.#copied += bytes;
-            this.#copyRate.update(this.#copied);
-            this.#options.onProgress?.();
-          },
-        });
-      }
+      for (const { pair } of this.#members) await this.#copyPair(pair);
       this.#setPhase('replaying');
       while (this.#members.length > 0 && !this.#cancelling) {
         await this.#exclusive(async () => {
@@ -315,18 +270,58 @@ export class CopyGroup {
     }
   }
 
+  async #copyPair({ from, to }: CopyPair): Promise<void> {
+    const checkCancelled = () => {
+      if (this.#cancelling) throw new CopyError('cancelled', `copy ${this.name} was cancelled`);
+    };
+    const counted = (bytes: number) => {
+      this.#copied += bytes;
+      this.#copyRate.update(this.#copied);
+      this.#options.onProgress?.();
+    };
+    checkCancelled();
+    let startAt = this.#journal?.watermark(from.id) ?? undefined;
+    const size = Number(from.store.size);
+    if (startAt === undefined) {
+      if (await cloneDevice(from.store, to.store)) {
+        this.#method = 'reflink';
+        startAt = size;
+      } else {
+        await clearDevice(to.store);
+        startAt = 0;
+      }
+      this.#journal?.reached(from.id, startAt, true);
+    }
+    if (startAt > 0) counted(await dataBytes(from.store, BigInt(startAt)));
+    if (startAt === size) return;
+    this.#method = await bulkCopy(from.store, to.store, {
+      before: async (bytes) => {
+        checkCancelled();
+        await this.#limit.take(bytes);
+      },
+      onBytes: counted,
+      onReached: (watermark) => this.#journal?.reached(from.id, watermark),
+      startAt,
+    });
+    this.#journal?.reached(from.id, size, true);
+  }
+
   /** One round of the loop: decides whether what is left is small. */
   async #settleRound(): Promise<void> {
     const before = this.#delta();
+    const startedMs = this.#clock.nowMs();
     if (before > 0 || this.#rounds === 0) await this.#roundOfAll();
+    const { writeRate } = this.progress();
+    const tookMs = this.#clock.nowMs() - startedMs;
     const left = this.#delta();
-    if (left <= SMALL_DELTA) {
-      this.#growing = 0;
-      this.#setPhase('converged');
-    } else {
-      this.#growing = left >= before ? this.#growing + 1 : 0;
-      this.#setPhase('replaying');
+    const outcome = this.#convergence.round({ reflected: before, tookMs, before, left, writeRate });
+    const { limit, limits } = this.#convergence;
+    for (const { pair } of this.#members) {
+      if (limit > 0) pair.from.throttle.limit(limit / this.#members.length, limits.maxDelayMs);
+      else pair.from.throttle.lift();
     }
+    if (typeof outcome === 'object') throw new CopyError('copy-failed', outcome.reason);
+    this.#setPhase(outcome);
   }
 
   async #roundOfAll(members: readonly Member[] = this.#members): Promise<void> {
@@ -348,8 +343,10 @@ export class CopyGroup {
       member.touched = true;
     }
     const logged = log.logged;
-    const end = await log.position();
     let written = 0;
+    // Taken first: what a failed write left is asked of the disk, after the record of that write was reflected.
+    const dirty = log.takeDirty();
+    const end = await log.position();
     if (end.segment > 0 && (member.position === undefined || member.position.sequence < end.sequence)) {
       const reader = await LogReader.open(log.directory, { generation: log.generation });
       const from = member.position === undefined ? {} : { from: member.position };
@@ -359,7 +356,12 @@ export class CopyGroup {
         throw new CopyError('copy-failed', `the write log of ${pair.from.id} ends at record ${last}`);
       written += await reflect(reader, records, pair.to.store);
     }
-    for (const range of log.takeDirty()) written += await this.#copyRange(pair, range.start, range.end);
+    if (dirty.length > 0) {
+      // A record that was reflected may belong to a write that is still on its way to the disk.
+      await pair.from.trap.settled();
+      for (const range of dirty)
+        written += await copyRange(pair.from.store, pair.to.store, range.start, range.end);
+    }
     member.position = end;
     member.reflected = logged;
     if (log.bytes > KEEP_LOG_BYTES) {
@@ -368,18 +370,6 @@ export class CopyGroup {
       log.dropBefore(end);
     }
     return written;
-  }
-
-  /** What a spilled log no longer says is read from the source. */
-  async #copyRange(pair: CopyPair, start: number, end: number): Promise<number> {
-    const chunk = 1024 * 1024;
-    const buffer = Buffer.allocUnsafe(chunk);
-    for (let at = start; at < end; at += chunk) {
-      const part = buffer.subarray(0, Math.min(chunk, end - at));
-      await pair.from.store.readAt(part, BigInt(at));
-      await pair.to.store.writeAt(part, BigInt(at));
-    }
-    return end - start;
   }
 
   async #cutNow(members: readonly Member[], options: CutOptions): Promise<CutOutcome> {
@@ -405,12 +395,15 @@ export class CopyGroup {
       this.#loggedBefore += members.reduce((sum, { log }) => sum + log.logged, 0);
       this.#members = this.#members.filter((member) => !members.includes(member));
     });
-    for (const { log } of members) await log.close();
+    for (const { pair, log } of members) {
+      pair.from.throttle.lift();
+      await log.close();
+    }
     if (this.#members.length === 0) this.#setPhase('cut');
     this.#wake?.();
     if (options.verify === true)
       for (const [i, { from, to }] of pairs.entries())
-        disks[i]!.sha256 = await this.#verify(from, to, since.get(from));
+        disks[i]!.sha256 = await proveEqual(from, to, since.get(from));
     return { disks, durationMs };
   }
 
@@ -423,28 +416,16 @@ export class CopyGroup {
         fenced.push(from);
         await options.fence.raise(from);
       }
+      // The journal first: a copy that was cut must never be begun again by who finds it.
+      for (const { from, logMark } of pairs) {
+        logMark?.clear();
+        this.#journal?.drop([from.id]);
+      }
       for (const { mark } of pairs) mark.clear();
     } catch (error) {
       for (const { mark } of pairs) mark.set(`the cut of ${this.name} failed: ${messageOf(error)}`);
       for (const from of fenced) await options.fence?.lower(from);
       throw error;
-    }
-  }
-
-  async #verify(from: DiskStack, to: DiskStack, since: WrittenSince | undefined): Promise<string> {
-    try {
-      const sha256 = await hashDevice(to.store);
-      const equal =
-        since === undefined
-          ? (await hashDevice(from.store)) === sha256
-          : await verifyUnfenced(from.store, to.store, since);
-      if (!equal)
-        throw new CopyError('not-equal', `${to.id} is not what ${from.id} was at the cut`, {
-          remedy: 'do not use the copy; run `changeover log verify` on the log, then copy anew',
-        });
-      return sha256;
-    } finally {
-      if (since !== undefined) from.trap.detach(since);
     }
   }
 
@@ -464,50 +445,90 @@ export class CopyGroup {
     return this.#clock.nowMs() - startedMs;
   }
 
-  async #openLog(pair: CopyPair, generation: Buffer, capBytes: number | undefined): Promise<Member> {
-    const { from } = pair;
-    const directory = this.logDirectory(from.id);
+  async #openLog(pair: CopyPair, generation: Buffer): Promise<Member> {
+    const directory = this.logDirectory(pair.from.id);
+    const options = this.#logOptions(pair, generation);
+    if (this.#options.resume === true && this.purpose === 'reverse')
+      return memberOf(
+        pair,
+        await openReverseLog(directory, options, this.#options.distrust?.(pair.from.id) === true),
+      );
+    if (this.purpose === 'copy') await dropStaleCopyLog(directory);
+    return memberOf(pair, WriteLog.create(directory, options));
+  }
+
+  /** Members of a copy that a former process left and that can be gone on with: every write since it began is known. */
+  async #resume(): Promise<Member[] | undefined> {
+    const { pairs, logDirectory, distrust } = this.#options;
+    const journal = CopyJournal.read(logDirectory, this.name);
+    if (journal === undefined || journal.pairs.length !== pairs.length) return undefined;
+    for (const [i, pair] of pairs.entries()) {
+      const { from, to, mark, logMark } = pair;
+      const kept = journal.pairs[i]!;
+      if (kept.from !== from.id || kept.to !== to.id || kept.size !== String(from.store.size))
+        return undefined;
+      if (logMark?.get() !== journal.generation || distrust?.(from.id) === true) return undefined;
+      if (mark.get() !== this.#targetOf(pair)) return undefined;
+    }
+    const generation = Buffer.from(journal.generation, 'hex');
+    const members: Member[] = [];
+    for (const pair of pairs) {
+      const log = await resumeCopyLog(this.logDirectory(pair.from.id), this.#logOptions(pair, generation));
+      if (log === undefined) {
+        for (const member of members) await member.log.close();
+        return undefined;
+      }
+      members.push(memberOf(pair, log));
+    }
+    this.#journal = new CopyJournal(logDirectory, this.name, journal.generation, journal.pairs);
+    return members;
+  }
+
+  /** From here on another process could go on: the logs are on, the targets are marked. */
+  #beginJournal(generation: string): void {
+    const { pairs, logDirectory } = this.#options;
+    if (pairs.some(({ logMark }) => logMark === undefined)) return;
+    const kept = pairs.map(({ from, to }) => ({
+      from: from.id,
+      to: to.id,
+      size: String(from.store.size),
+      watermark: null,
+    }));
+    this.#journal = new CopyJournal(logDirectory, this.name, generation, kept);
+    this.#journal.save();
+    for (const { logMark } of pairs) logMark?.set(generation);
+  }
+
+  /** Nobody can go on with it: writes are not logged any more. */
+  #forget(): void {
+    if (this.purpose !== 'copy') return;
+    for (const { pair } of this.#members) pair.logMark?.clear();
+    CopyJournal.remove(this.#options.logDirectory, this.name);
+  }
+
+  #logOptions({ from }: CopyPair, generation: Buffer) {
+    const { segmentBytes, logCapBytes, logDirectory, onSpill } = this.#options;
     const options = {
       diskId: from.id,
       diskSize: from.store.size,
       purpose: this.purpose,
       generation,
-      ...(this.#options.segmentBytes === undefined ? {} : { segmentBytes: this.#options.segmentBytes }),
-      ...(capBytes === undefined ? {} : { capBytes }),
+      ...(segmentBytes === undefined ? {} : { segmentBytes }),
+      ...(logCapBytes === undefined ? {} : { capBytes: logCapBytes }),
       clock: this.#clock,
-      onSpill: (reason: string) => this.#options.onSpill?.(from.id, reason),
+      onSpill: (reason: string) => onSpill?.(from.id, reason),
     };
-    const member = (log: WriteLog): Member => ({
-      pair,
-      log,
-      position: undefined,
-      reflected: 0,
-      touched: false,
+    return withCap(options, logDirectory);
+  }
+
+  #targetOf({ from }: CopyPair): string {
+    return `target of copy ${this.name} from ${from.id}`;
+  }
+
+  #stillCopying(): CopyError {
+    return new CopyError('busy', `copy ${this.name} is still copying`, {
+      remedy: 'wait for phase `converged`',
     });
-    if (this.#options.resume !== true) {
-      if (this.purpose === 'copy') await dropStaleCopyLog(directory);
-      const log = WriteLog.create(directory, withCap(options, this.#options.logDirectory));
-      return member(log);
-    }
-    try {
-      const { tail, damage, otherBoot, lastRecords } = await recoverLog(directory, { diskId: from.id });
-      if (damage === undefined && !otherBoot && this.#options.distrust?.(from.id) !== true) {
-        const log = WriteLog.resume(directory, tail, withCap(options, this.#options.logDirectory));
-        // Their writes may not have reached the disk: it is asked.
-        for (const { address, length } of lastRecords) log.markDirty(address, length);
-        return member(log);
-      }
-    } catch (error) {
-      const code = codeOf(error);
-      if (code === 'no-log')
-        return member(WriteLog.create(directory, withCap(options, this.#options.logDirectory)));
-      if (code !== 'damaged') throw error;
-    }
-    // The log cannot say everything any more: keep it aside, begin anew, compare everything.
-    renameSync(directory, `${directory}.unusable-${Date.now()}`);
-    const log = WriteLog.create(directory, withCap(options, this.#options.logDirectory));
-    log.markDirty(0, Number(from.store.size));
-    return member(log);
   }
 
   #delta(): number {
@@ -538,6 +559,7 @@ export class CopyGroup {
     if (this.#phase === 'failed' || this.#phase === 'cancelled') return;
     this.#phase = 'failed';
     this.#reason = messageOf(error);
+    this.#forget();
     await this.#release(this.#members);
     this.#options.onProgress?.();
   }
@@ -545,6 +567,7 @@ export class CopyGroup {
   /** Takes logs off sources, at an instant when no write is under way, and ends them. */
   async #release(members: readonly Member[]): Promise<void> {
     for (const { pair, log } of members) {
+      pair.from.throttle.lift();
       pair.from.trap.detach(log);
       await log.close();
     }
@@ -565,6 +588,10 @@ export class CopyGroup {
       };
     });
   }
+}
+
+function memberOf(pair: CopyPair, log: WriteLog): Member {
+  return { pair, log, position: undefined, reflected: 0, touched: false };
 }
 
 function deltaOf({ log, reflected }: Member): number {

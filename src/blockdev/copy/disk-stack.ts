@@ -1,13 +1,13 @@
 /**
  * One disk as the block process runs it, from the guest's side down:
  *
- *   stats → gate (stops writes for a cut) → fence (late writes) → trap (write log) → store
+ *   stats → throttle (slows writers that outrun a copy) → gate (stops writes for a cut) → fence (late writes) → trap (write log) → store
  *
  * The gate stands above the fence, so that a write which waited for the cut meets the fence that was put up at the cut. A copy
  * reads and writes at the store: what it does is neither logged nor held back.
  */
 import type { Device } from '../device.ts';
-import { Fence, StatsFilter, WriteGate, WriteTrap } from '../filter/index.ts';
+import { Fence, StatsFilter, WriteGate, WriteThrottle, WriteTrap } from '../filter/index.ts';
 
 export class DiskStack {
   readonly id: string;
@@ -15,6 +15,7 @@ export class DiskStack {
   readonly trap: WriteTrap;
   readonly fence: Fence;
   readonly gate: WriteGate;
+  readonly throttle: WriteThrottle;
   /** What guests are served. */
   readonly top: StatsFilter;
 
@@ -24,6 +25,7 @@ export class DiskStack {
     this.trap = new WriteTrap(store);
     this.fence = new Fence(this.trap, onLateWrite);
     this.gate = new WriteGate(this.fence);
-    this.top = new StatsFilter(this.gate);
+    this.throttle = new WriteThrottle(this.gate);
+    this.top = new StatsFilter(this.throttle);
   }
 }

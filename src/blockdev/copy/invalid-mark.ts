@@ -10,6 +10,8 @@ import { syncDirectory } from '../store/index.ts';
 export interface InvalidMark {
   /** Durable when it returns. */
   set(reason: string): void;
+  /** The reason it was set for, if it is set. */
+  get(): string | undefined;
   clear(): void;
 }
 
@@ -26,6 +28,7 @@ export function invalidMark(path: string): InvalidMark {
       }
       syncDirectory(dirname(file));
     },
+    get: () => invalidReason(path),
     clear() {
       try {
         unlinkSync(file);

@@ -1,0 +1,99 @@
+/** What a copy under write log is told and tells. */
+import type { Clock } from '../../common/index.ts';
+import { CodedError } from '../../common/index.ts';
+import type { CopyMethod } from './bulk-copy.ts';
+import type { ConvergenceLimits } from './convergence.ts';
+import type { LogMark } from './copy-journal.ts';
+import type { DiskStack } from './disk-stack.ts';
+import type { InvalidMark } from './invalid-mark.ts';
+
+/** `size-mismatch`, `busy`, `cancelled`, `copy-failed`, `unknown-disk`, `not-equal`, `not-resumable`. */
+export class CopyError extends CodedError {}
+
+export interface CopyPair {
+  readonly from: DiskStack;
+  readonly to: DiskStack;
+  readonly mark: InvalidMark;
+  /** Where it is kept that the log of the source is complete; without, a copy that died begins anew. */
+  readonly logMark?: LogMark;
+}
+
+export type CopyPhase = 'copying' | 'replaying' | 'converged' | 'cut' | 'failed' | 'cancelled';
+
+export interface CopyProgress {
+  readonly phase: CopyPhase;
+  /** Bytes of data to copy and copied. */
+  readonly total: number;
+  readonly copied: number;
+  /** Bytes written to the sources and not yet reflected. */
+  readonly delta: number;
+  readonly rounds: number;
+  readonly bytesPerSecond: number;
+  readonly writeRate: number;
+  readonly etaMs?: number;
+  /** How the bulk copy is made; absent before its first byte. */
+  readonly method?: CopyMethod;
+  /** It goes on with what a killed process had copied. */
+  readonly resumed?: boolean;
+  /** Bytes per second of writes that the rounds reflect, measured. */
+  readonly reflectRate: number;
+  /** Writers are slowed down to this rate; how many writes, and how long together. */
+  readonly throttle?: {
+    readonly bytesPerSecond: number;
+    readonly maxDelayMs: number;
+    readonly delayedWrites: number;
+    readonly delayedMs: number;
+  };
+  readonly reason?: string;
+}
+
+export interface CopyGroupOptions {
+  readonly name: string;
+  readonly pairs: readonly CopyPair[];
+  /** Each source's log gets a directory in it, named for the disk. */
+  readonly logDirectory: string;
+  /** A copy, or the log for the way back of disks that are equal now. */
+  readonly purpose: 'copy' | 'reverse';
+  /** Go on with logs that a former process left: always for purpose `reverse`; `only`: `not-resumable` when a copy cannot. */
+  readonly resume?: boolean | 'only';
+  /** With `resume`: the log of this disk is known to be incomplete (it spilled). */
+  readonly distrust?: (diskId: string) => boolean;
+  /** Bytes per second of the bulk copy; 0 = no limit. */
+  readonly rateLimit?: number;
+  /** Each log takes at most so many bytes; default half of what is free in `logDirectory`. */
+  readonly logCapBytes?: number;
+  readonly segmentBytes?: number;
+  /** How far writers may be slowed down that outrun the rounds, and when it is given up. */
+  readonly convergence?: Partial<ConvergenceLimits>;
+  readonly clock?: Clock;
+  /** Something changed: a phase, a round, a share of the copy. */
+  readonly onProgress?: () => void;
+  /** The log of a source spilled: called before the guest's write goes on. */
+  readonly onSpill?: (diskId: string, reason: string) => void;
+}
+
+export interface CutOptions {
+  /** Ids of sources; default: all that are left. */
+  readonly from?: readonly string[];
+  /** For each source while all stand still, before its target becomes valid: puts the fence up, durably; takes it down again. */
+  readonly fence?: {
+    readonly raise: (source: DiskStack) => Promise<void>;
+    readonly lower: (source: DiskStack) => Promise<void>;
+  };
+  /** Prove that each target equals its source as of the cut, after the pause. */
+  readonly verify?: boolean;
+}
+
+export interface CutDisk {
+  readonly from: string;
+  readonly to: string;
+  readonly sequence: bigint;
+  readonly deltaBytes: number;
+  readonly sha256?: string;
+}
+
+export interface CutOutcome {
+  readonly disks: readonly CutDisk[];
+  /** How long writes stood still. */
+  readonly durationMs: number;
+}
