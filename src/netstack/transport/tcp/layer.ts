@@ -122,7 +122,7 @@ export class TcpLayer implements Transport, Engine {
   connect(options: TcpConnectOptions, handler: TcpHandler): TcpConnection {
     const { remoteAddress, remotePort } = options;
     // RFC 9293 MUST-46.
-    if (isMulticast(remoteAddress) || isUnspecified(remoteAddress) || this.ip.isBroadcast?.(remoteAddress))
+    if (!isUnicast(remoteAddress) || this.ip.isBroadcast?.(remoteAddress))
       throw new TcpError('ENETUNREACH', 'the destination is not the address of one host');
     const localAddress = options.localAddress ?? this.ip.sourceFor(remoteAddress);
     if (localAddress === undefined) throw new TcpError('ENETUNREACH');
@@ -254,14 +254,7 @@ export class TcpLayer implements Transport, Engine {
       return 'tcp-bad-checksum';
     }
     // RFC 9293 3.9.2.3: nothing but unicast on either end.
-    if (
-      isMulticast(destination) ||
-      destination === 0xffffffff ||
-      isMulticast(source) ||
-      isUnspecified(source)
-    ) {
-      return 'tcp-broadcast';
-    }
+    if (isMulticast(destination) || destination === 0xffffffff || !isUnicast(source)) return 'tcp-broadcast';
     this.counters.segmentsIn++;
     const tcb = this.#demux.find(destination, segment.destinationPort, source, segment.sourcePort);
     if (tcb !== undefined) {
@@ -586,4 +579,9 @@ export class TcpLayer implements Transport, Engine {
       this.#settling = false;
     }
   }
+}
+
+/** Whether it can be one host's; the broadcast addresses of networks are IP's to know. */
+function isUnicast(address: IpAddress): boolean {
+  return !isMulticast(address) && !isUnspecified(address) && address !== 0xffffffff;
 }

@@ -176,6 +176,9 @@ flood(
         network.clock.advance(3000);
         const connected = honest.filter((one) => one.isConnected).length;
         const { cookiesSent, cookiesTaken, segmentsIn } = host.tcp.counters;
+        console.log(
+          `N7, seed ${seed}: ${perSecond * seconds} SYNs, ${connected} of ${honest.length} connects, ${(growth / 1048576).toFixed(1)} MiB`,
+        );
         assert.ok(segmentsIn >= perSecond * seconds, 'the flood arrived');
         assert.ok(cookiesSent > perSecond * seconds * 0.9, `cookies: ${cookiesSent}`);
         assert.ok(connected >= honest.length * 0.99, `${connected} of ${honest.length} connected`);
