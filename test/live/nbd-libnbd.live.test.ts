@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import type { Device } from '../../src/blockdev/index.ts';
 import { FileStore, FilterDevice, MemoryStore, ReadOnlyFilter } from '../../src/blockdev/index.ts';
 import { SeededRandom } from '../../src/common/index.ts';
+import { runNbd } from '../../src/daemon/standalone/nbd.ts';
 import { within } from '../support/index.ts';
 import { inFolder, ok, programSuite, run, served } from './nbd-programs.ts';
 
@@ -255,6 +256,57 @@ for call, args in ((h.pwrite, (b"a", 0)), (h.zero, (1, 0)), (h.trim, (1, 0))):
 h.flush()
 h.shutdown()`;
       await ok('nbdsh', '-c', fixed);
+    }),
+  ),
+);
+
+test(
+  'nbdinfo --map=changeover:written-since: what was written since the log began, also after a restart with that log',
+  within(() =>
+    inFolder(async (folder) => {
+      const file = join(folder, 'disk.img');
+      writeFileSync(file, Buffer.alloc(4 * MIB, 1));
+      const serve = async (body: (uri: string) => Promise<void>) => {
+        const socket = join(folder, 'socket');
+        const stop = new AbortController();
+        let ended: Promise<number> | undefined;
+        try {
+          await new Promise<void>((resolve, reject) => {
+            ended = runNbd({
+              ...{ file, socket, writeLog: join(folder, 'log'), exportName: 'disk', signal: stop.signal },
+              print: (line) => line.startsWith('serving') && resolve(),
+              complain: (line) => reject(new Error(line)),
+            });
+          });
+          await body(`nbd+unix:///disk?socket=${socket}`);
+        } finally {
+          stop.abort();
+          assert.is(await ended, 0);
+        }
+      };
+      const map = async (uri: string) =>
+        JSON.parse(await ok('nbdinfo', '--json', '--map=changeover:written-since', uri)).map(
+          (run: { offset: number; length: number; type: number }) => [run.offset, run.length, run.type],
+        );
+      const write = (uri: string, at: number) => ok('nbdsh', '-u', uri, '-c', `h.pwrite(b"x" * 4096, ${at})`);
+      await serve(async (uri) => {
+        assert.equal(await map(uri), [[0, 4 * MIB, 0]]);
+        await write(uri, MIB);
+        assert.equal(await map(uri), [
+          [0, MIB, 0],
+          [MIB, 65_536, 1],
+          [MIB + 65_536, 3 * MIB - 65_536, 0],
+        ]);
+      });
+      await serve(async (uri) => {
+        await write(uri, 4 * MIB - 4096);
+        assert.equal(await map(uri), [
+          [0, MIB, 0],
+          [MIB, 65_536, 1],
+          [MIB + 65_536, 3 * MIB - 2 * 65_536, 0],
+          [4 * MIB - 65_536, 65_536, 1],
+        ]);
+      });
     }),
   ),
 );

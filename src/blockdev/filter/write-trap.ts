@@ -5,7 +5,7 @@
  *
  * Attach and detach only while writes stand still (`WriteGate.pause`): a write that began before is not told.
  */
-import type { WriteOptions, WriteZeroesOptions } from '../device.ts';
+import type { WriteOptions, WriteZeroesOptions, WrittenExtent } from '../device.ts';
 import { DeviceError } from '../device.ts';
 import { checkRange } from '../range.ts';
 import { FilterDevice } from './filter-device.ts';
@@ -30,6 +30,8 @@ export interface WriteSink {
   recordNow?(kind: WriteKind, address: number, length: number, data: Uint8Array): boolean;
   /** The write is over; when not `ok`, nobody knows what stands on the device there. */
   landed(address: number, length: number, ok: boolean): void;
+  /** What was written since the sink began, where it keeps account of that; as `Device.writtenSince`. */
+  writtenSince?(offset: bigint, length: bigint): WrittenExtent[];
   /** The device is being flushed: what was recorded must become durable too. */
   flush(): Promise<void>;
 }
@@ -48,11 +50,22 @@ export class WriteTrap extends FilterDevice {
     return this.#sink;
   }
 
+  /** Since the sink was attached. Without one that keeps account there is no mark, and everything counts as written. */
+  override writtenSince = async (offset: bigint, length: bigint): Promise<WrittenExtent[]> => {
+    checkRange(this, offset, length);
+    return this.#sink?.writtenSince?.(offset, length) ?? [{ offset, length, written: true }];
+  };
+
   /** One sink at a time; throws EINVAL when there is one. */
   attach(sink: WriteSink): void {
     if (this.#sink !== undefined && this.#sink !== sink)
       throw new DeviceError('EINVAL', 'this device already has a write log');
     this.#sink = sink;
+  }
+
+  /** Ends when every write that was told to the sink so far has reached the device, or failed. */
+  async settled(): Promise<void> {
+    await Promise.all(Array.from(this.#inFlight, ({ done }) => done));
   }
 
   detach(sink: WriteSink): void {

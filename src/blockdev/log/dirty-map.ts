@@ -1,3 +1,5 @@
+import type { WrittenExtent } from '../device.ts';
+
 /** Bytes of the disk that one bit stands for. */
 export const DIRTY_GRAIN = 64 * 1024;
 
@@ -34,6 +36,22 @@ export class DirtyMap {
     for (let grain = Math.floor(start / DIRTY_GRAIN); grain * DIRTY_GRAIN < end; grain++)
       if ((this.#bits[Math.floor(grain / 8)]! & (1 << (grain & 7))) !== 0) return true;
     return false;
+  }
+
+  /** [offset, offset + length) in runs of marked and unmarked bytes, adjacent ones differing. */
+  extents(offset: bigint, length: bigint): WrittenExtent[] {
+    const found: WrittenExtent[] = [];
+    const end = Number(offset + length);
+    for (let at = Number(offset); at < end; ) {
+      const written = this.has(at, at + 1);
+      let stop = at;
+      while (stop < end && this.has(stop, stop + 1) === written)
+        stop = (Math.floor(stop / DIRTY_GRAIN) + 1) * DIRTY_GRAIN;
+      stop = Math.min(stop, end);
+      found.push({ offset: BigInt(at), length: BigInt(stop - at), written });
+      at = stop;
+    }
+    return found;
   }
 
   /** Marked ranges, ascending, adjacent ones merged. */

@@ -26,7 +26,7 @@ import {
 import { join } from 'node:path';
 import type { Clock } from '../../common/index.ts';
 import { messageOf, systemClock, systemRandom } from '../../common/index.ts';
-import type { WriteZeroesOptions } from '../device.ts';
+import type { WriteZeroesOptions, WrittenExtent } from '../device.ts';
 import type { WriteKind, WriteSink } from '../filter/index.ts';
 import { Coalesced, InlineBudget, syncDirectory } from '../store/index.ts';
 import { DirtyMap } from './dirty-map.ts';
@@ -123,6 +123,8 @@ export class WriteLog implements WriteSink {
   #batch: Promise<void> | undefined;
   #nextBatch: Promise<void> | undefined;
   #dirty: DirtyMap | undefined;
+  /** Everything told to this log since it began; undefined when a former process wrote to it and nobody said what. */
+  #written: DirtyMap | undefined;
   #spilled: string | undefined;
   #closed = false;
   #gathering = false;
@@ -153,6 +155,7 @@ export class WriteLog implements WriteSink {
         values: { directory },
       });
     const log = new WriteLog(directory, options);
+    log.#written = new DirtyMap(Number(options.diskSize));
     try {
       log.#beginSegment(1);
     } catch (error) {
@@ -253,6 +256,20 @@ export class WriteLog implements WriteSink {
     await this.#syncs.request();
   }
 
+  /** After `resume`, before the first write: what the records before it wrote, so that `writtenSince` can tell. */
+  async knowWritten(
+    before: AsyncIterable<{ readonly address: number; readonly length: number }>,
+  ): Promise<void> {
+    const map = new DirtyMap(Number(this.diskSize));
+    for await (const { address, length } of before) map.mark(address, length);
+    this.#written = map;
+  }
+
+  /** What was written since the log began, in steps of 64 KiB; everything, where that is not known. */
+  writtenSince(offset: bigint, length: bigint): WrittenExtent[] {
+    return this.#written?.extents(offset, length) ?? [{ offset, length, written: true }];
+  }
+
   /** Marks a range as written without its data: it will be read from the source disk. */
   markDirty(address: number, length: number): void {
     this.#markDirty(address, length);
@@ -304,6 +321,7 @@ export class WriteLog implements WriteSink {
   ): Promise<void> | undefined {
     const sequence = this.#nextSequence++;
     this.#logged += length;
+    this.#written?.mark(address, length);
     const size = RECORD.size + (data?.length ?? 0);
     if (this.#spilled === undefined && this.#bytes + this.#pendingBytes + size > this.#capBytes)
       this.#spill(`it reached its cap of ${this.#capBytes} bytes`);

@@ -117,8 +117,11 @@ async function openLog(
       },
     );
   }
-  await reflect(await LogReader.open(directory), recovery.lastRecords, store);
-  return WriteLog.resume(directory, recovery.tail, options);
+  const reader = await LogReader.open(directory);
+  await reflect(reader, recovery.lastRecords, store);
+  const log = WriteLog.resume(directory, recovery.tail, options);
+  await log.knowWritten(reader.records());
+  return log;
 }
 
 /** The file's name, as far as a log's header has room for it. */

@@ -57,7 +57,7 @@ for (const own of [true, false])
                   const length = LENGTHS[random.below(LENGTHS.length)]!;
                   if (at + length > SIZE) break;
                   const bytes = random.fill(Buffer.alloc(length));
-                  bytes.copy(model, at);
+                  model.set(bytes, at);
                   client.request(nbd.NBD_CMD_WRITE, BigInt(at), length, 0, cookie++, bytes);
                   at += length + random.below(3);
                   sent++;
