@@ -1,6 +1,6 @@
 /**
  * Vocabulary of the mux process (channel `changeover-mux`). Every command takes effect between two packets, and is
- * idempotent for the same arguments. Addresses in text form without prefix length; MACs as `02:00:00:00:00:01`.
+ * idempotent for the same arguments. Addresses of either family in text form without prefix length; MACs as `02:00:00:00:00:01`.
  */
 import type { CommandMap, EventMap, FlowName } from '../../channel/index.ts';
 
@@ -72,7 +72,7 @@ export interface MuxCommands extends CommandMap {
    * With `barrier` the mux then sends the barrier frame (ethertype 0x88B5, payload: 32-bit big-endian token) to the port
    * that had the path: nothing that is being held can still reach it after that frame. Repeating with a wider scope extends it.
    * Of a hold by name the barrier goes to the ports that the flows went to.
-   * Flows steered to another port than the path's are held by name only. With `scope: all` ARP requests for the address wait, too.
+   * Flows steered to another port than the path's are held by name only. With `scope: all` ARP requests and neighbour solicitations for the address wait, too.
    * Defaults of the limits: 4096 packets, 8 MiB, 5000 ms (counted anew by each hold-start).
    */
   'hold-start': {
@@ -95,6 +95,7 @@ export interface MuxCommands extends CommandMap {
    * `notice.second` leave as `address`, packets of steered flows reach `from` with destination `notice.second` once it has
    * been seen sending from it or `notice.immediately` is true. A RST from any other port for a steered flow is suppressed. Flows that an earlier
    * switch steered to a third port stay there. An echo request follows the path: it needs no state.
+   * `also`: further addresses of the service, of either family, that move from `from` to `to` in the same operation.
    */
   switch: {
     arguments: {
@@ -104,8 +105,18 @@ export interface MuxCommands extends CommandMap {
       moved?: FlowName[] | 'all';
       notice?: { second: string; immediately?: boolean };
       addresses?: Record<string, string[]>;
+      also?: {
+        address: string;
+        moved?: FlowName[] | 'all';
+        notice?: { second: string; immediately?: boolean };
+      }[];
     };
-    result: { notice?: number; steered: number };
+    /** `also` in the order of the arguments. */
+    result: {
+      notice?: number;
+      steered: number;
+      also?: { address: string; notice?: number; steered: number }[];
+    };
   };
   /**
    * 2204's end: the notice is cancelled (the one named, else every one of the address); `force` even while flows are
@@ -118,7 +129,7 @@ export interface MuxCommands extends CommandMap {
   };
   /** Flows in `flows` are no longer steered but follow the path (hand-over after the cut). */
   'flows-moved': { arguments: { address: string; flows: FlowName[] }; result: { moved: number } };
-  /** Gratuitous ARP for `address` with the MAC of `port` on every uplink, `count` times, `intervalMs` apart. */
+  /** Gratuitous ARP (IPv6: unsolicited neighbour advertisement, override flag) for `address` with the MAC of `port` on every uplink, `count` times, `intervalMs` apart. */
   announce: {
     arguments: { address: string; port: string; count?: number; intervalMs?: number };
     result: object;

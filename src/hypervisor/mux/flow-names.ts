@@ -1,32 +1,25 @@
 /** Flows as commands name them, and as the flow table has them. */
 import type { FlowName } from '../../channel/index.ts';
-import type { IpAddress, Ipv4Address } from '../../netstack/index.ts';
-import { formatIpv4, ipAddress, PROTOCOL } from '../../netstack/index.ts';
+import type { IpAddress } from '../../netstack/index.ts';
+import { formatIpAddress, ipAddress, PROTOCOL } from '../../netstack/index.ts';
+import { type AddressKeys, isIpv6Key, NOBODY } from './address-keys.ts';
 import type { FlowTable } from './flow-table.ts';
 import { MuxError } from './mux-error.ts';
 import type { ServiceAddress } from './state.ts';
 
 export interface FlowKey {
-  readonly remote: number;
+  readonly remote: IpAddress;
   readonly ports: number;
   readonly protocol: number;
 }
 
-/** Throws AddressError, MuxError `not-supported`. */
-export function ipv4Of(text: string): Ipv4Address {
-  const address: IpAddress = ipAddress(text);
-  if (typeof address === 'number') return address;
-  throw new MuxError('not-supported', `${text}: service addresses are IPv4 so far`, {
-    remedy: 'use an IPv4 address',
-    values: { address: text },
-  });
-}
-
 export class FlowNames {
   readonly #flows: FlowTable;
+  readonly #addresses: AddressKeys;
 
-  constructor(flows: FlowTable) {
+  constructor(flows: FlowTable, addresses: AddressKeys) {
     this.#flows = flows;
+    this.#addresses = addresses;
   }
 
   /** Throws `bad-argument` for a flow of another address. */
@@ -36,8 +29,14 @@ export class FlowNames {
         values: { flow: name },
       });
     }
+    const remote = ipAddress(name.remoteAddress);
+    if (typeof remote !== typeof service.ip) {
+      throw new MuxError('bad-argument', `${name.remoteAddress} cannot be a peer of ${service.text}`, {
+        values: { flow: name },
+      });
+    }
     return {
-      remote: ipv4Of(name.remoteAddress) | 0,
+      remote,
       ports: (name.localPort << 16) | (name.remotePort & 0xffff),
       protocol: name.protocol === 'tcp' ? PROTOCOL.TCP : PROTOCOL.UDP,
     };
@@ -54,7 +53,7 @@ export class FlowNames {
     return new Set(
       names.map((name) => {
         const { remote, ports, protocol } = this.key(service, name);
-        return `${remote} ${ports} ${protocol}`;
+        return `${this.#addresses.lookUp(remote)} ${ports} ${protocol}`;
       }),
     );
   }
@@ -62,9 +61,12 @@ export class FlowNames {
   /** The flow, recorded now if it was not: a partition that names it has it open. */
   know(service: ServiceAddress, key: FlowKey, nowMs: number): number {
     const flows = this.#flows;
-    const found = flows.find(service.address, key.remote, key.ports, key.protocol);
+    const { ports, protocol } = key;
+    const found = flows.find(service.address, this.#addresses.lookUp(key.remote), ports, protocol);
     if (found >= 0) return found;
-    const flow = flows.insert(service.address, key.remote, key.ports, key.protocol, false, nowMs);
+    const remote = this.#addresses.addAddress(key.remote);
+    if (remote === NOBODY && isIpv6Key(service.address)) return -1;
+    const flow = flows.insert(service.address, remote, ports, protocol, false, nowMs);
     if (flow >= 0) flows.markEstablished(flow);
     return flow;
   }
@@ -77,9 +79,9 @@ export class FlowNames {
     const ports = flows.ports[flow]!;
     return {
       protocol: protocol === PROTOCOL.TCP ? 'tcp' : 'udp',
-      localAddress: formatIpv4((flows.local[flow]! >>> 0) as Ipv4Address),
+      localAddress: formatIpAddress(this.#addresses.addressOf(flows.local[flow]!)),
       localPort: ports >>> 16,
-      remoteAddress: formatIpv4((flows.remote[flow]! >>> 0) as Ipv4Address),
+      remoteAddress: formatIpAddress(this.#addresses.addressOf(flows.remote[flow]!)),
       remotePort: ports & 0xffff,
     };
   }

@@ -1,7 +1,8 @@
 /**
  * The flows of the service addresses.
  *
- * A flow is (local address, remote address, protocol, local port, remote port); local is the service's side. Entries live in
+ * A flow is (local address, remote address, protocol, local port, remote port); local is the service's side, addresses are
+ * keys of either family (address-keys.ts), and a flow keeps the key of its remote address alive. Entries live in
  * typed arrays and are named by their index; nothing is allocated per packet. Three structures run through them: the hash
  * chains, one list per class in order of the last packet (ageing and eviction look at heads only), and the free list.
  *
@@ -21,6 +22,7 @@
  * that a repeated FIN still reaches who can answer it.
  */
 import { PROTOCOL, TCP_FLAG } from '../../netstack/index.ts';
+import { type AddressKeys, isIpv6Key } from './address-keys.ts';
 
 export const CLASS = { EMBRYONIC: 0, CLOSED: 1, DATAGRAM: 2, CLOSING: 3, ESTABLISHED: 4 } as const;
 const CLASSES = 5;
@@ -49,6 +51,11 @@ const SEEN = {
 const RST = SEEN.LOCAL_RST | SEEN.REMOTE_RST;
 const BOTH_FINS_ACKED = SEEN.LOCAL_FIN_ACKED | SEEN.REMOTE_FIN_ACKED;
 
+/** The only flows of ICMP and ICMPv6 are those of echo messages. */
+export function isEcho(protocol: number): boolean {
+  return protocol === PROTOCOL.ICMP || protocol === PROTOCOL.ICMPV6;
+}
+
 export interface FlowTimeouts {
   readonly embryonicMs: number;
   readonly closedMs: number;
@@ -73,6 +80,8 @@ export interface FlowTableOptions {
   /** Entries, default 65 536. */
   readonly capacity?: number;
   readonly timeouts?: Partial<FlowTimeouts>;
+  /** Where IPv6 addresses have their keys from. */
+  readonly addresses?: AddressKeys;
   /** The last live flow of a group has ended. */
   readonly onDrained?: (group: number) => void;
 }
@@ -107,6 +116,7 @@ export class FlowTable {
   readonly #previous: Int32Array;
   readonly #groupLive = new Int32Array(MAX_GROUPS);
   readonly #timeouts: FlowTimeouts;
+  readonly #addresses: AddressKeys | undefined;
   readonly #onDrained: (group: number) => void;
   readonly #salt: number;
   #free = 0;
@@ -118,6 +128,7 @@ export class FlowTable {
     this.capacity = capacity;
     this.#timeouts = { ...FLOW_TIMEOUTS, ...options.timeouts };
     this.#onDrained = options.onDrained ?? (() => {});
+    this.#addresses = options.addresses;
     this.#salt = salt | 0;
     this.local = new Int32Array(capacity);
     this.remote = new Int32Array(capacity);
@@ -185,7 +196,11 @@ export class FlowTable {
     fromLocal: boolean,
     nowMs: number,
   ): number {
+    const addresses = isIpv6Key(local) ? this.#addresses : undefined;
+    // First of all: the flow that makes room may be the last other one of this address.
+    addresses?.retain(remote);
     if (this.#free < 0 && !this.#evict()) {
+      addresses?.release(remote);
       this.refused++;
       return -1;
     }
@@ -333,6 +348,7 @@ export class FlowTable {
     this.#size--;
     const group = this.#group[flow]!;
     this.#group[flow] = 0;
+    if (isIpv6Key(this.local[flow]!)) this.#addresses?.release(this.remote[flow]!);
     if (group !== 0 && live) this.#leave(group);
   }
 
@@ -376,7 +392,7 @@ export class FlowTable {
     if (c === CLASS.CLOSED) return this.#timeouts.closedMs;
     if (c === CLASS.CLOSING) return this.#timeouts.closingMs;
     if (c === CLASS.ESTABLISHED) return this.#timeouts.establishedMs;
-    if (this.protocol[flow] === PROTOCOL.ICMP) return this.#timeouts.echoMs;
+    if (isEcho(this.protocol[flow]!)) return this.#timeouts.echoMs;
     const both = SEEN.LOCAL | SEEN.REMOTE;
     return (this.#seen[flow]! & both) === both
       ? this.#timeouts.datagramAnsweredMs

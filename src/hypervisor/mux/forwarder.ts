@@ -1,7 +1,7 @@
 /**
  * The path of every packet through the mux.
  *
- * receive → link checks → private path? → source checks of partitions (anti-spoof) → ARP or IPv4 → one of
+ * receive → link checks → private path? → source checks of partitions (anti-spoof) → ARP or IP → one of
  *   inbound    the destination is a service address: hold, or to the flow's port, or along the address's path
  *   byMac      everything else: fixed MACs of partitions, learned MACs of uplinks, flood
  * → emit (capture, offloads the receiver lacks, transmit). Every packet ends in emit, in a hold queue, or in `drop` with a
@@ -16,13 +16,15 @@
  * current one is through.
  */
 import type { Clock, Random } from '../../common/index.ts';
-import { PROTOCOL, writeU16, writeU32 } from '../../netstack/index.ts';
+import { writeU16, writeU32 } from '../../netstack/index.ts';
+import { AddressKeys } from './address-keys.ts';
 import { DROP } from './drops.ts';
 import { Egress } from './egress.ts';
 import type { FlowTableOptions } from './flow-table.ts';
 import { FlowTable, MAX_GROUPS } from './flow-table.ts';
 import { FragmentTable } from './fragment-table.ts';
 import { HoldQueue } from './hold-queue.ts';
+import { Ipv6Senders } from './ipv6-senders.ts';
 import type { MacTableOptions } from './mac-table.ts';
 import { LEARNED, MacTable } from './mac-table.ts';
 import type { PacketObserver } from './packet-observer.ts';
@@ -30,7 +32,6 @@ import { FINE, FRAGMENT, KIND, PacketView } from './packet-view.ts';
 import { Senders } from './senders.ts';
 import type { DrainGroup, HoldScope, MuxPort, Notice, ServiceAddress } from './state.ts';
 
-const DHCP_SERVER_PORT = 67;
 const REENTRY_LIMITS = { packets: 4096, bytes: 4 * 1024 * 1024 };
 /** 01:80:C2:00:00:00 … 0F stay on their own wire (IEEE 802.1D, 7.12.6); spanning tree passes between uplinks. */
 const LINK_LOCAL_HIGH = 0x0180;
@@ -48,32 +49,39 @@ export class Forwarder {
   readonly ports: (MuxPort | undefined)[] = [];
   readonly services = new Map<number, ServiceAddress>();
   readonly groups: (DrainGroup | undefined)[] = [undefined];
+  readonly addresses: AddressKeys;
   readonly flows: FlowTable;
   readonly macs: MacTable;
 
   readonly #clock: Clock;
   readonly #fragments = new FragmentTable();
-  readonly #view = new PacketView();
+  readonly #view: PacketView;
   readonly #out = new Egress(this.ports);
   readonly #reentry = new HoldQueue(REENTRY_LIMITS);
   readonly #senders: Senders;
+  readonly #ipv6Senders: Ipv6Senders;
   #busy = false;
   #stale = true;
 
   constructor(options: ForwarderOptions) {
     this.#clock = options.clock;
     this.macs = new MacTable(options.macs);
+    const salt = options.random.u32();
+    this.addresses = new AddressKeys(salt);
+    this.#view = new PacketView(this.addresses);
     this.flows = new FlowTable(
       {
         ...options.flows,
+        addresses: this.addresses,
         onDrained: (id) => {
           const group = this.groups[id];
           if (group !== undefined) options.onDrained(group);
         },
       },
-      options.random.u32(),
+      salt,
     );
     this.#senders = new Senders(this, this.#view, this.#fragments);
+    this.#ipv6Senders = new Ipv6Senders(this, this.#view, this.#senders);
   }
 
   get nowMs(): number {
@@ -158,10 +166,13 @@ export class Forwarder {
     return queue.count === 0;
   }
 
-  /** A free group number; undefined when every one is in use. */
-  freeGroup(): number | undefined {
-    for (let id = 1; id < MAX_GROUPS; id++) if (this.groups[id] === undefined) return id;
-    return undefined;
+  /** Free group numbers; undefined when there are not as many. */
+  freeGroups(count: number): number[] | undefined {
+    const free: number[] = [];
+    for (let id = 1; id < MAX_GROUPS && free.length < count; id++) {
+      if (this.groups[id] === undefined) free.push(id);
+    }
+    return free.length < count ? undefined : free;
   }
 
   #takeReentered(): void {
@@ -225,7 +236,8 @@ export class Forwarder {
     }
     switch (view.kind) {
       case KIND.IPV4:
-        this.#ipv4(port, buffer, offset, length);
+      case KIND.IPV6:
+        this.#ip(port, buffer, offset, length);
         break;
       case KIND.ARP:
         this.#arp(port, buffer, offset, length);
@@ -235,15 +247,9 @@ export class Forwarder {
     }
   }
 
-  /** Not IPv4, not ARP: passes between uplinks; partitions neither send nor get it. */
+  /** Not IP, not ARP: passes between uplinks; partitions neither send nor get it. */
   #other(port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
-    const kind = this.#view.kind;
-    const why =
-      kind === KIND.IPV6
-        ? DROP['ipv6-not-checked']
-        : kind === KIND.VLAN
-          ? DROP['vlan-from-partition']
-          : DROP['ethertype'];
+    const why = this.#view.kind === KIND.VLAN ? DROP['vlan-from-partition'] : DROP['ethertype'];
     if (!port.isUplink) {
       this.#out.drop(port, why, buffer, offset, length);
       return;
@@ -271,28 +277,47 @@ export class Forwarder {
         return;
       }
     }
-    const asked = view.arpAsks ? this.services.get(view.arpTarget) : undefined;
-    if (asked === undefined || asked.path === port) {
-      this.#byMac(port, buffer, offset, length, FINE);
-      return;
-    }
-    const hold = asked.hold;
-    if (hold !== undefined && hold.scope === 'all') {
-      this.#hold(asked, port, buffer, offset, length);
-      return;
-    }
-    this.#toPath(asked, port, buffer, offset, length);
+    this.#question(
+      port,
+      view.arpAsks ? this.services.get(view.arpTarget) : undefined,
+      buffer,
+      offset,
+      length,
+    );
   }
 
-  // ---- IPv4
+  /** ARP or neighbour discovery; `asked`: the service address that somebody wants to be told about. */
+  #question(
+    port: MuxPort,
+    asked: ServiceAddress | undefined,
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+  ): void {
+    if (asked === undefined || asked.path === port) this.#byMac(port, buffer, offset, length, FINE);
+    else if (asked.hold?.scope === 'all') this.#hold(asked, port, buffer, offset, length);
+    else this.#toPath(asked, port, buffer, offset, length);
+  }
 
-  #ipv4(port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
+  // ---- IP
+
+  #ip(port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
     if (port.isUplink && this.services.size === 0) {
       this.#byMac(port, buffer, offset, length, FINE);
       return;
     }
     const view = this.#view;
-    const fault = view.readIpv4(buffer);
+    const isIpv6 = view.kind === KIND.IPV6;
+    let fault = isIpv6 ? view.readIpv6(buffer) : view.readIpv4(buffer);
+    if (fault === FINE && isIpv6 && !port.isUplink) fault = this.#ipv6Senders.kind(port);
+    if (fault === FINE && view.isNdp) {
+      if (!port.isUplink) fault = this.#ipv6Senders.other(port, buffer);
+      if (fault === FINE) {
+        const asked = view.isSolicitation ? this.services.get(view.ndpTarget) : undefined;
+        this.#question(port, asked, buffer, offset, length);
+        return;
+      }
+    }
     if (fault !== FINE) {
       this.#out.drop(port, fault, buffer, offset, length);
       return;
@@ -303,21 +328,19 @@ export class Forwarder {
       notice = port.notices.length > 0 ? port.noticeFor(source) : undefined;
       const service = notice !== undefined ? notice.service : this.services.get(source);
       if (service !== undefined) {
-        const why = this.#senders.ipv4(port, service, notice, this.#out.nowMs);
+        const why = this.#senders.ip(port, service, notice, buffer, this.#out.nowMs);
         if (why !== FINE) {
           this.#out.drop(port, why, buffer, offset, length);
           return;
         }
-      } else if (!port.has(source) && !(port.role === 'probe' && port.addresses.length === 0)) {
-        this.#out.drop(port, DROP['spoofed-source'], buffer, offset, length);
-        return;
+      } else {
+        const why = isIpv6 ? this.#ipv6Senders.other(port, buffer) : this.#senders.ipv4(port);
+        if (why !== FINE) {
+          this.#out.drop(port, why, buffer, offset, length);
+          return;
+        }
       }
-      if (
-        view.protocol === PROTOCOL.UDP &&
-        view.hasFlow &&
-        view.sourcePort === DHCP_SERVER_PORT &&
-        port.role === 'partition'
-      ) {
+      if (!isIpv6 && this.#senders.isDhcpServer(port)) {
         this.#out.drop(port, DROP['dhcp-server'], buffer, offset, length);
         return;
       }
@@ -352,25 +375,12 @@ export class Forwarder {
     let ports = 0;
     let named = view.hasFlow;
     if (view.fragment === FRAGMENT.LATER) {
-      named = this.#fragments.find(
-        view.source,
-        service.address,
-        view.protocol,
-        view.identification,
-        this.#out.nowMs,
-      );
+      named = this.#senders.fragmentKnown(service.address, this.#out.nowMs);
       ports = this.#fragments.ports;
     } else if (named) {
       ports = (view.destinationPort << 16) | view.sourcePort;
       if (view.fragment === FRAGMENT.FIRST) {
-        this.#fragments.record(
-          view.source,
-          service.address,
-          view.protocol,
-          view.identification,
-          ports,
-          this.#out.nowMs,
-        );
+        this.#senders.recordFragment(service.address, ports, this.#out.nowMs);
       }
     }
     if (named) flow = flows.find(service.address, view.flowSource, ports, view.flowProtocol);
@@ -407,7 +417,7 @@ export class Forwarder {
       !view.isRst &&
       !(this.#out.keepRefused && target.blocked)
     ) {
-      flow = flows.insert(service.address, view.flowSource, ports, view.flowProtocol, false, this.#out.nowMs);
+      flow = this.#senders.insert(service, true, buffer, ports, this.#out.nowMs);
     }
     this.#out.captureIngress(port, buffer, offset, length, undefined);
     if (drain !== undefined) {
@@ -429,7 +439,7 @@ export class Forwarder {
     return flow < 0 || (scope === 'all' && !this.flows.isExcept(flow));
   }
 
-  /** An ARP request for a service address: only the holder of the path may answer. */
+  /** An ARP request or neighbour solicitation for a service address: only the holder of the path may answer. */
   #toPath(service: ServiceAddress, port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
     const target = service.path;
     if (target === undefined) {
@@ -455,8 +465,9 @@ export class Forwarder {
     if (view.readLink(buffer, offset, length) !== FINE) return;
     if (view.kind === KIND.ARP) {
       if (view.readArp(buffer) === FINE) this.#toPath(service, port, buffer, offset, length);
-    } else if (view.readIpv4(buffer) === FINE) {
-      this.#inbound(service, port, buffer, offset, length, false);
+    } else if ((view.kind === KIND.IPV6 ? view.readIpv6(buffer) : view.readIpv4(buffer)) === FINE) {
+      if (view.isNdp) this.#toPath(service, port, buffer, offset, length);
+      else this.#inbound(service, port, buffer, offset, length, false);
     }
   }
 
@@ -522,7 +533,12 @@ export class Forwarder {
     group: boolean,
   ): void {
     const view = this.#view;
-    const announced = view.kind === KIND.ARP ? this.services.get(view.arpSender) : undefined;
+    const announced =
+      view.kind === KIND.ARP
+        ? this.services.get(view.arpSender)
+        : view.kind === KIND.IPV6 && this.services.size > 0 && view.isNdp
+          ? this.services.get(view.ndpTarget)
+          : undefined;
     let sent = false;
     for (let i = 0; i < this.ports.length; i++) {
       const target = this.ports[i];

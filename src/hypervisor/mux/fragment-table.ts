@@ -1,16 +1,17 @@
 /**
- * Which flow a fragmented datagram belongs to (RFC 791: source, destination, protocol and identification name it). The first
- * fragment names the ports and is recorded here; the others look it up. Four-way sets, bounded; an entry lives 30 s, after
- * which no fragment of that datagram can be put together any more (RFC 1122, 3.3.2).
+ * Which flow a fragmented datagram belongs to (RFC 791: source, destination, protocol and identification name it; RFC 8200:
+ * without the protocol; an IPv6 source is a salted hash here: with the identification of 32 bits nobody can hit another's). The first fragment names the ports and is recorded here; the others look it up. Four-way sets,
+ * bounded; an entry lives 60 s, after which no fragment of that datagram can be put together any more (RFC 1122, 3.3.2; RFC 8200, 4.5).
  */
 const SETS = 256;
 const WAYS = 4;
-const LIFE_MS = 30_000;
+const LIFE_MS = 60_000;
 
 export class FragmentTable {
   readonly #source = new Int32Array(SETS * WAYS);
   readonly #destination = new Int32Array(SETS * WAYS);
-  readonly #idProtocol = new Int32Array(SETS * WAYS);
+  readonly #id = new Int32Array(SETS * WAYS);
+  readonly #protocol = new Uint8Array(SETS * WAYS);
   readonly #seenMs = new Float64Array(SETS * WAYS).fill(Number.NEGATIVE_INFINITY);
   readonly #ports = new Int32Array(SETS * WAYS);
 
@@ -26,10 +27,14 @@ export class FragmentTable {
     nowMs: number,
   ): void {
     const base = this.#base(source, destination, id);
-    const key = (id << 8) | protocol;
     let at = base;
     for (let i = base; i < base + WAYS; i++) {
-      if (this.#idProtocol[i] === key && this.#source[i] === source && this.#destination[i] === destination) {
+      if (
+        this.#id[i] === id &&
+        this.#protocol[i] === protocol &&
+        this.#source[i] === source &&
+        this.#destination[i] === destination
+      ) {
         at = i;
         break;
       }
@@ -37,7 +42,8 @@ export class FragmentTable {
     }
     this.#source[at] = source;
     this.#destination[at] = destination;
-    this.#idProtocol[at] = key;
+    this.#id[at] = id;
+    this.#protocol[at] = protocol;
     this.#seenMs[at] = nowMs;
     this.#ports[at] = ports;
   }
@@ -45,10 +51,10 @@ export class FragmentTable {
   /** Puts the datagram's ports into `ports`; false when its first fragment has not been seen. */
   find(source: number, destination: number, protocol: number, id: number, nowMs: number): boolean {
     const base = this.#base(source, destination, id);
-    const key = (id << 8) | protocol;
     for (let i = base; i < base + WAYS; i++) {
       if (
-        this.#idProtocol[i] === key &&
+        this.#id[i] === id &&
+        this.#protocol[i] === protocol &&
         this.#source[i] === source &&
         this.#destination[i] === destination &&
         nowMs - this.#seenMs[i]! <= LIFE_MS

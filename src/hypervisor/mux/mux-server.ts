@@ -162,9 +162,9 @@ export class MuxServer {
       'hold-release': (args) => mux.holdRelease(args),
       switch: (args) => {
         const result = mux.switch(args);
-        captures.mark(
-          `switch: ${args.address} from ${args.from} to ${args.to}, ${result.steered} flows steered`,
-        );
+        for (const { address, steered } of [{ address: args.address, ...result }, ...(result.also ?? [])]) {
+          captures.mark(`switch: ${address} from ${args.from} to ${args.to}, ${steered} flows steered`);
+        }
         return result;
       },
       'notice-cancel': (args) => {

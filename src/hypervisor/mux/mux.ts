@@ -5,27 +5,40 @@
  *
  * It knows no sockets, files or TAPs: devices and time come in as arguments, so it runs in memory on a virtual clock.
  */
-import type { FlowName } from '../../channel/index.ts';
 import type { Clock, Random, Timer } from '../../common/index.ts';
 import { systemClock, systemRandom } from '../../common/index.ts';
-import type { Ipv4Address } from '../../netstack/index.ts';
-import { ChangeNotice, formatMac, ipAddress, PROTOCOL } from '../../netstack/index.ts';
+import type { IpAddress } from '../../netstack/index.ts';
+import {
+  formatMac,
+  ipAddress,
+  isLinkLocal,
+  isLoopback,
+  isMulticast,
+  isUnspecified,
+} from '../../netstack/index.ts';
 import type { MuxCommands, MuxEvents, PortStatus, SwitchCounters } from './commands.ts';
+import { Cut } from './cut.ts';
 import { DROP, dropsByName, MUX_DROPS, type MuxDrop } from './drops.ts';
-import { FlowNames, ipv4Of } from './flow-names.ts';
+import { FlowNames } from './flow-names.ts';
 import type { FlowTableOptions } from './flow-table.ts';
 import { Forwarder } from './forwarder.ts';
 import type { MacTableOptions } from './mac-table.ts';
 import { MuxError } from './mux-error.ts';
 import { announcement, barrierFrame, MUX_MAC } from './own-frames.ts';
 import type { PacketObserver } from './packet-observer.ts';
-import type { DrainGroup, Notice, PortOptions } from './state.ts';
+import type { PortOptions } from './state.ts';
 import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.ts';
 
 export const HOLD_DEFAULTS = { packets: 4096, bytes: 8 * 1024 * 1024, timeoutMs: 5_000 } as const;
 
 const TICK_MS = 1_000;
 const ANNOUNCE_DEFAULTS = { count: 3, intervalMs: 200 } as const;
+
+/** IPv4: not in 0/8, 127/8 and above 223; IPv6: neither special nor link-local, which each MAC has one of. */
+function isServiceable(address: IpAddress): boolean {
+  if (isUnspecified(address) || isLoopback(address) || isMulticast(address)) return false;
+  return typeof address === 'number' ? address >>> 24 !== 0 && address >>> 28 !== 0xf : !isLinkLocal(address);
+}
 
 export interface MuxOptions {
   readonly clock?: Clock;
@@ -43,10 +56,10 @@ export class Mux {
   readonly #forwarder: Forwarder;
   readonly #onEvent: NonNullable<MuxOptions['onEvent']>;
   readonly #names: FlowNames;
+  readonly #cut: Cut;
   readonly #byName = new Map<string, MuxPort>();
   /** Drops of ports that are gone. */
   readonly #formerDrops = new Float64Array(MUX_DROPS.length);
-  #lastNotice = 0;
   #tick: Timer;
   #closed = false;
 
@@ -58,9 +71,21 @@ export class Mux {
       random: options.random ?? systemRandom,
       ...(options.flows === undefined ? {} : { flows: options.flows }),
       ...(options.macs === undefined ? {} : { macs: options.macs }),
-      onDrained: (group) => this.#drained(group),
+      onDrained: (group) => this.#cut.drained(group),
     });
-    this.#names = new FlowNames(this.#forwarder.flows);
+    this.#names = new FlowNames(this.#forwarder.flows, this.#forwarder.addresses);
+    this.#cut = new Cut(
+      {
+        clock: this.#clock,
+        names: this.#names,
+        onDrained: (data) => this.#onEvent('DRAINED', data),
+        begin: () => this.#begin(),
+        port: (name) => this.#port(name),
+        service: (text) => this.#service(text),
+        setAttached: (port, attached) => this.#setAttached(port, attached),
+      },
+      this.#forwarder,
+    );
     this.#tick = this.#clock.after(TICK_MS, () => this.#everySecond());
   }
 
@@ -78,7 +103,7 @@ export class Mux {
     const ports = this.#forwarder.ports;
     let index = ports.indexOf(undefined);
     if (index < 0) index = ports.length;
-    const port = new MuxPort(index, options);
+    const port = new MuxPort(index, options, this.#forwarder.addresses);
     ports[index] = port;
     this.#byName.set(port.name, port);
     if (port.mac !== undefined) this.#forwarder.macs.setFixed(index, port.macHigh, port.macLow);
@@ -98,13 +123,13 @@ export class Mux {
     for (const [code, count] of port.drops.entries()) this.#formerDrops[code]! += count;
     for (const service of forwarder.services.values()) {
       if (service.path === port) service.path = undefined;
-      for (const notice of [...service.notices]) if (notice.port === port) this.#dropNotice(notice);
+      for (const notice of [...service.notices]) if (notice.port === port) this.#cut.dropNotice(notice);
       for (const group of [...service.groups]) {
         if (group.port !== port) continue;
         forwarder.flows.forEach(service.address, (flow) => {
           if (forwarder.flows.group(flow) === group.id) forwarder.flows.remove(flow);
         });
-        this.#forgetGroup(group);
+        this.#cut.forgetGroup(group);
       }
     }
     if (port.peer !== undefined) port.peer.peer = undefined;
@@ -157,9 +182,16 @@ export class Mux {
   // ---- paths
 
   pathSet(args: Arguments<'path-set'>): void {
-    const address = ipv4Of(args.address);
+    const address = ipAddress(args.address);
     const port = this.#port(args.port);
-    const service = this.#forwarder.services.get(address | 0) ?? new ServiceAddress(address);
+    if (!isServiceable(address)) {
+      throw new MuxError('bad-argument', `${args.address} cannot be a service's`, {
+        remedy: 'use a unicast address that a router could pass on',
+        values: { address: args.address },
+      });
+    }
+    const key = this.#forwarder.addresses.keep(address);
+    const service = this.#forwarder.services.get(key) ?? new ServiceAddress(address, key);
     this.#forwarder.services.set(service.address, service);
     service.path = port;
     this.#letGo();
@@ -244,135 +276,17 @@ export class Mux {
   // ---- the cut
 
   switch(args: Arguments<'switch'>): Result<'switch'> {
-    const service = this.#service(args.address);
-    const from = this.#port(args.from);
-    const to = this.#port(args.to);
-    const key = JSON.stringify([args.from, args.to, args.moved, args.notice, args.addresses]);
-    if (service.lastSwitch?.key === key && service.path === to) {
-      const { notice, steered } = service.lastSwitch;
-      return notice === undefined ? { steered } : { notice, steered };
-    }
-    if (from === to) {
-      throw new MuxError('bad-argument', `${args.from} cannot be switched to itself`, {
-        values: { ...args },
-      });
-    }
-    if (service.path !== from) {
-      throw new MuxError(
-        'path-elsewhere',
-        `the path of ${args.address} is at ${service.path?.name ?? 'no port'}, not at ${args.from}`,
-        { remedy: 'ask for the ports and paths, then name the one that has it', values: { ...args } },
-      );
-    }
-    const addresses = Object.entries(args.addresses ?? {}).map(
-      ([name, texts]) => [this.#port(name), texts.map(ipAddress)] as const,
-    );
-    const moved = args.moved === 'all' ? 'all' : this.#names.keys(service, args.moved ?? []);
-    const second = args.notice === undefined ? undefined : ipv4Of(args.notice.second);
-    const id = this.#forwarder.freeGroup();
-    if (id === undefined) {
-      throw new MuxError('bad-argument', 'too many switches have flows that are not finished', {
-        remedy: 'cancel the notices of earlier ones',
-      });
-    }
-    const change =
-      second === undefined
-        ? undefined
-        : new ChangeNotice({ id: this.#lastNotice + 1, first: service.ip, second });
-
-    // Nothing fails from here on.
-    const { flows, groups } = this.#begin();
-    if (service.hold === undefined) service.restartCounts();
-    let notice: Notice | undefined;
-    if (change !== undefined) {
-      for (const other of [...service.notices]) if (other.port === from) this.#dropNotice(other);
-      this.#lastNotice = change.id;
-      notice = {
-        id: change.id,
-        change,
-        port: from,
-        service,
-        second: (second ?? 0) | 0,
-        translate: args.notice?.immediately === true,
-      };
-      from.notices = [...from.notices, notice];
-      service.notices.push(notice);
-    }
-    const group: DrainGroup = { id, service, port: from, notice, drained: false, cancelled: false };
-    groups[id] = group;
-    service.groups.push(group);
-    let steered = 0;
-    flows.forEach(service.address, (flow) => {
-      const before = groups[flows.group(flow)];
-      if (before !== undefined && before.port !== from) {
-        // Back with the holder of the path, unless it still answers under another address.
-        if (before.port === to && before.notice === undefined) flows.setGroup(flow, 0);
-        return;
-      }
-      if (moved === 'all' || moved.has(this.#names.keyOf(flow))) {
-        flows.setGroup(flow, 0);
-        return;
-      }
-      // An echo request needs no state: whoever has the address answers.
-      if (flows.protocol[flow] === PROTOCOL.ICMP && !flows.beganLocally(flow)) return;
-      flows.setGroup(flow, id);
-      if (!flows.hasEnded(flow)) steered++;
-    });
-    service.path = to;
-    this.#setAttached(to, true);
-    for (const [port, list] of addresses) port.setAddresses(list);
-    service.lastSwitch = { key, notice: notice?.id, steered };
-    if (steered === 0) this.#drained(group);
+    const answer = this.#cut.switch(args);
     this.#letGo();
-    return notice === undefined ? { steered } : { notice: notice.id, steered };
+    return answer;
   }
 
   noticeCancel(args: Arguments<'notice-cancel'>): Result<'notice-cancel'> {
-    const service = this.#service(args.address);
-    const { flows } = this.#begin();
-    const groups = service.groups.filter(
-      (group) => !group.cancelled && (args.notice === undefined || group.notice?.id === args.notice),
-    );
-    const ids = new Set(groups.map((group) => group.id));
-    const cutOff = new Map<number, FlowName>();
-    flows.forEach(service.address, (flow) => {
-      const id = flows.group(flow);
-      if (!ids.has(id) || this.#forwarder.groups[id]?.port === service.path || flows.hasEnded(flow)) return;
-      const name = this.#names.name(flow);
-      if (name !== undefined) cutOff.set(flow, name);
-    });
-    if (cutOff.size > 0 && args.force !== true) {
-      throw new MuxError('still-steered', `${cutOff.size} flows of ${args.address} have not ended`, {
-        remedy: 'wait for DRAINED, or cancel with force, which cuts them off',
-        values: { address: args.address, flows: cutOff.size },
-      });
-    }
-    flows.forEach(service.address, (flow) => {
-      const id = flows.group(flow);
-      if (!ids.has(id)) return;
-      if (this.#forwarder.groups[id]?.port === service.path) flows.setGroup(flow, 0);
-      else if (!flows.hasEnded(flow)) flows.remove(flow);
-    });
-    for (const group of groups) {
-      group.cancelled = true;
-      if (group.notice !== undefined) this.#dropNotice(group.notice);
-    }
-    this.#collectGroups(service);
-    return { abandoned: [...cutOff.values()] };
+    return this.#cut.noticeCancel(args);
   }
 
   flowsMoved(args: Arguments<'flows-moved'>): Result<'flows-moved'> {
-    const service = this.#service(args.address);
-    const keys = args.flows.map((name) => this.#names.key(service, name));
-    const { flows } = this.#begin();
-    let moved = 0;
-    for (const key of keys) {
-      const flow = this.#names.know(service, key, this.#forwarder.nowMs);
-      if (flow < 0) continue;
-      flows.setGroup(flow, 0);
-      moved++;
-    }
-    return { moved };
+    return this.#cut.flowsMoved(args);
   }
 
   /** The first announcement leaves at once, the others by the clock as long as the port has the path. */
@@ -480,7 +394,7 @@ export class Mux {
   }
 
   #service(text: string): ServiceAddress {
-    const service = this.#forwarder.services.get(ipv4Of(text) | 0);
+    const service = this.#forwarder.services.get(this.#forwarder.addresses.lookUp(ipAddress(text)));
     if (service !== undefined) return service;
     throw new MuxError('unknown-address', `${text} has no path`, {
       remedy: 'give it one with path-set',
@@ -540,7 +454,7 @@ export class Mux {
 
   #announceAgain(service: ServiceAddress, port: MuxPort, left: number, intervalMs: number): void {
     if (service.path !== port || this.#closed) return;
-    const packet = announcement(port.mac ?? MUX_MAC, service.ip as Ipv4Address);
+    const packet = announcement(port.mac ?? MUX_MAC, service.ip);
     for (const uplink of this.#byName.values()) {
       if (uplink.isUplink && uplink.live) {
         this.#forwarder.originate(uplink, packet, packet.length, `announces ${service.text} at ${port.name}`);
@@ -552,47 +466,11 @@ export class Mux {
     }
   }
 
-  #drained(group: DrainGroup): void {
-    // After the operation or packet that ended the last flow, and after the answer to a command.
-    this.#clock.after(0, () => {
-      if (group.cancelled || this.#forwarder.flows.live(group.id) > 0) return;
-      group.drained = true;
-      const address = group.service.text;
-      const notice = group.notice?.id;
-      this.#onEvent('DRAINED', notice === undefined ? { address } : { address, notice });
-    });
-  }
-
-  #dropNotice(notice: Notice): void {
-    notice.port.notices = notice.port.notices.filter((other) => other !== notice);
-    notice.service.notices = notice.service.notices.filter((other) => other !== notice);
-    for (const group of notice.service.groups) if (group.notice === notice) group.notice = undefined;
-  }
-
-  #forgetGroup(group: DrainGroup): void {
-    group.cancelled = true;
-    group.service.groups = group.service.groups.filter((other) => other !== group);
-    this.#forwarder.groups[group.id] = undefined;
-  }
-
-  /** Forgets groups that are over and that no flow names any more. */
-  #collectGroups(service: ServiceAddress): void {
-    const { flows } = this.#forwarder;
-    const over = service.groups.filter(
-      (group) =>
-        flows.live(group.id) === 0 && (group.cancelled || (group.drained && group.notice === undefined)),
-    );
-    if (over.length === 0) return;
-    const named = new Set<number>();
-    flows.forEach(service.address, (flow) => named.add(flows.group(flow)));
-    for (const group of over) if (!named.has(group.id)) this.#forgetGroup(group);
-  }
-
   #everySecond(): void {
     if (this.#closed) return;
     const { flows, services, nowMs } = this.#begin();
     flows.age(nowMs);
-    for (const service of services.values()) this.#collectGroups(service);
+    for (const service of services.values()) this.#cut.collectGroups(service);
     this.#letGo();
     this.#tick = this.#clock.after(TICK_MS, () => this.#everySecond());
   }

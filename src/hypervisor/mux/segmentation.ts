@@ -45,6 +45,9 @@ export function completeChecksum(buffer: Uint8Array, offset: number, length: num
   if (readU16(buffer, frame + ETHERNET.TYPE) === ETHERTYPE.IPV4) {
     const ip = frame + ETHERNET.HEADER;
     end = Math.min(end, ip + readU16(buffer, ip + IPV4.TOTAL_LENGTH));
+  } else if (readU16(buffer, frame + ETHERNET.TYPE) === ETHERTYPE.IPV6) {
+    const ip = frame + ETHERNET.HEADER;
+    end = Math.min(end, ip + IPV6_HEADER + readU16(buffer, ip + IPV6_PAYLOAD_LENGTH));
   }
   let checksum = finishSum(addBytes(0, buffer, start, Math.max(0, end - start)));
   if (checksum === 0 && csumOffset === CSUM_OFFSET_UDP) checksum = 0xffff;

@@ -2,14 +2,20 @@
  * What a partition may send, and what its packets tell about the flows of a service address.
  */
 import { ARP_OPERATION, PROTOCOL } from '../../netstack/index.ts';
+import { type AddressKeys, NOBODY } from './address-keys.ts';
 import { DROP } from './drops.ts';
 import type { FlowTable } from './flow-table.ts';
 import type { FragmentTable } from './fragment-table.ts';
-import { FINE, FRAGMENT, type PacketView } from './packet-view.ts';
+import { FINE, FRAGMENT, KIND, type PacketView } from './packet-view.ts';
 import type { DrainGroup, MuxPort, Notice, ServiceAddress } from './state.ts';
+
+const DHCP_SERVER_PORT = 67;
+/** Bytes; the destination follows the source. */
+const IPV6_ADDRESS = 16;
 
 export interface SendersState {
   readonly flows: FlowTable;
+  readonly addresses: AddressKeys;
   readonly services: ReadonlyMap<number, ServiceAddress>;
   readonly groups: readonly (DrainGroup | undefined)[];
 }
@@ -43,25 +49,42 @@ export class Senders {
     const service = this.#state.services.get(sender);
     if (service !== undefined) {
       if (service.path === port) {
-        this.#backAtFirst(port, service);
+        this.backAtFirst(port, service);
         return FINE;
       }
       // Who finishes flows of the address may still ask for its neighbours.
-      return view.arpAsks && this.#drains(port, service) ? FINE : DROP['arp-not-path-holder'];
+      return view.arpAsks && this.drains(port, service) ? FINE : DROP['arp-not-path-holder'];
     }
     if (port.has(sender) || (port.role === 'probe' && port.addresses.length === 0)) return FINE;
     return DROP['spoofed-arp'];
   }
 
-  #drains(port: MuxPort, service: ServiceAddress): boolean {
+  /** The port finishes flows of the address. */
+  drains(port: MuxPort, service: ServiceAddress): boolean {
     for (const group of service.groups) {
       if (group.port === port && this.#state.flows.live(group.id) > 0) return true;
     }
     return false;
   }
 
+  /** The source of an IPv4 packet that is from no service address. */
+  ipv4(port: MuxPort): number {
+    if (port.has(this.#view.source) || (port.role === 'probe' && port.addresses.length === 0)) return FINE;
+    return DROP['spoofed-source'];
+  }
+
+  isDhcpServer(port: MuxPort): boolean {
+    const view = this.#view;
+    return (
+      view.protocol === PROTOCOL.UDP &&
+      view.hasFlow &&
+      view.sourcePort === DHCP_SERVER_PORT &&
+      port.role === 'partition'
+    );
+  }
+
   /** The port uses the service address itself (again): packets of its flows need no translation. */
-  #backAtFirst(port: MuxPort, service: ServiceAddress): void {
+  backAtFirst(port: MuxPort, service: ServiceAddress): void {
     for (let i = 0; i < port.notices.length; i++) {
       const notice = port.notices[i]!;
       if (notice.service === service) notice.translate = false;
@@ -72,7 +95,13 @@ export class Senders {
    * A partition's packet with a service address (or the second address of a notice) as source: may it send it? Keeps the
    * flow's state. "Never a RST out for a flow the mux has seen, unless sent by the flow's own port."
    */
-  ipv4(port: MuxPort, service: ServiceAddress, notice: Notice | undefined, nowMs: number): number {
+  ip(
+    port: MuxPort,
+    service: ServiceAddress,
+    notice: Notice | undefined,
+    buffer: Uint8Array,
+    nowMs: number,
+  ): number {
     const view = this.#view;
     const flows = this.#state.flows;
     const path = service.path;
@@ -80,7 +109,7 @@ export class Senders {
     let ports = 0;
     let named = view.hasFlow;
     if (view.fragment === FRAGMENT.LATER) {
-      named = this.#fragments.find(view.source, view.destination, view.protocol, view.identification, nowMs);
+      named = this.fragmentKnown(view.destination, nowMs);
       ports = this.#fragments.ports;
     } else if (named) {
       ports = (view.sourcePort << 16) | view.destinationPort;
@@ -93,7 +122,7 @@ export class Senders {
     if (flow < 0) {
       if (path !== port && notice === undefined) return DROP['not-path-holder'];
       if (named && !view.quoted && view.fragment !== FRAGMENT.LATER && !view.isRst) {
-        flow = flows.insert(service.address, view.flowDestination, ports, view.flowProtocol, true, nowMs);
+        flow = this.insert(service, false, buffer, ports, nowMs);
         if (flow >= 0 && path !== port) {
           const group = this.#groupOf(notice!);
           if (group !== undefined) flows.setGroup(flow, group.id);
@@ -109,21 +138,56 @@ export class Senders {
       }
     }
     if (notice !== undefined) notice.translate = true;
-    else if (port.notices.length > 0) this.#backAtFirst(port, service);
+    else if (port.notices.length > 0) this.backAtFirst(port, service);
     if (flow >= 0 && !view.quoted) {
       if (view.fragment === FRAGMENT.FIRST) {
-        this.#fragments.record(
-          view.source,
-          view.destination,
-          view.protocol,
-          view.identification,
-          ports,
-          nowMs,
-        );
+        this.recordFragment(flows.remote[flow]!, ports, nowMs);
       }
       this.account(flow, true, nowMs);
     }
     return FINE;
+  }
+
+  /** A new flow of the packet, which came from its remote side or goes there; -1 when it cannot be recorded. */
+  insert(
+    service: ServiceAddress,
+    fromRemote: boolean,
+    buffer: Uint8Array,
+    ports: number,
+    nowMs: number,
+  ): number {
+    const view = this.#view;
+    let remote = fromRemote ? view.flowSource : view.flowDestination;
+    if (view.kind === KIND.IPV6) {
+      const at = fromRemote ? view.sourceAt : view.sourceAt + IPV6_ADDRESS;
+      remote = this.#state.addresses.add(buffer, at);
+      if (remote === NOBODY) return -1;
+    }
+    return this.#state.flows.insert(service.address, remote, ports, view.flowProtocol, !fromRemote, nowMs);
+  }
+
+  /** A later fragment: whether the first one of its datagram has been seen; its ports are then in the fragment table. */
+  fragmentKnown(destination: number, nowMs: number): boolean {
+    const view = this.#view;
+    return this.#fragments.find(
+      view.fragmentSource,
+      destination,
+      view.fragmentProtocol,
+      view.identification,
+      nowMs,
+    );
+  }
+
+  recordFragment(destination: number, ports: number, nowMs: number): void {
+    const view = this.#view;
+    this.#fragments.record(
+      view.fragmentSource,
+      destination,
+      view.fragmentProtocol,
+      view.identification,
+      ports,
+      nowMs,
+    );
   }
 
   #groupOf(notice: Notice): DrainGroup | undefined {

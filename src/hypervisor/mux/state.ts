@@ -1,8 +1,9 @@
 /** What the forwarding path reads and the commands write: ports, service addresses, drain groups, notices, holds. */
 import type { Timer } from '../../common/index.ts';
 import type { ChangeNotice, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
-import { ETHERNET, formatIpAddress, formatMac } from '../../netstack/index.ts';
-import type { PortStatus, SwitchCounters } from './commands.ts';
+import { ETHERNET, formatIpAddress, formatMac, linkLocalAddress } from '../../netstack/index.ts';
+import { type AddressKeys, NOBODY } from './address-keys.ts';
+import type { MuxCommands, PortStatus, SwitchCounters } from './commands.ts';
 import { dropsByName, MUX_DROPS } from './drops.ts';
 import { FairShares, isQueueing, type QueueingDevice } from './fair-queue.ts';
 import { HoldQueue } from './hold-queue.ts';
@@ -44,8 +45,11 @@ export class MuxPort {
   readonly tcp6: boolean;
   readonly drops = new Float64Array(MUX_DROPS.length);
   addresses: readonly IpAddress[] = [];
-  /** The IPv4 ones as signed integers. */
+  /** The same as keys. */
   allowed = new Int32Array(0);
+  /** Key of the link-local address that follows from the MAC. */
+  readonly linkLocal: number;
+  readonly #keys: AddressKeys;
   attached: boolean;
   connected: boolean;
   received = 0;
@@ -63,7 +67,9 @@ export class MuxPort {
   /** A barrier frame that did not fit yet. */
   barrier: number | undefined;
 
-  constructor(index: number, options: PortOptions) {
+  constructor(index: number, options: PortOptions, keys: AddressKeys) {
+    this.#keys = keys;
+    this.linkLocal = options.mac === undefined ? NOBODY : keys.keep(linkLocalAddress(options.mac));
     this.index = index;
     this.name = options.name;
     this.kind = options.kind;
@@ -108,10 +114,7 @@ export class MuxPort {
 
   setAddresses(addresses: readonly IpAddress[]): void {
     this.addresses = addresses;
-    this.allowed = Int32Array.from(
-      addresses.filter((a): a is typeof a & number => typeof a === 'number'),
-      (a) => a | 0,
-    );
+    this.allowed = Int32Array.from(addresses, (address) => this.#keys.keep(address));
   }
 
   /** Whether a packet from the port with this index may enter the queue. */
@@ -120,6 +123,7 @@ export class MuxPort {
     return shares === undefined || !(this.device as QueueingDevice).halfFull || shares.allows(sender);
   }
 
+  /** Whether a key is one of its addresses; its link-local one is none of these. */
   has(address: number): boolean {
     for (let i = 0; i < this.allowed.length; i++) if (this.allowed[i] === address) return true;
     return false;
@@ -139,7 +143,7 @@ export interface Notice {
   readonly change: ChangeNotice;
   readonly port: MuxPort;
   readonly service: ServiceAddress;
-  /** Signed. */
+  /** Key. */
   readonly second: number;
   /** Packets of steered flows reach the port with the second address as destination. */
   translate: boolean;
@@ -209,7 +213,7 @@ export class Counts implements SwitchCounters {
 /** An address that the mux directs: its path [1303] and everything a changeover does to it. */
 export class ServiceAddress {
   readonly ip: IpAddress;
-  /** Signed. */
+  /** Key. */
   readonly address: number;
   readonly text: string;
   path: MuxPort | undefined;
@@ -221,13 +225,11 @@ export class ServiceAddress {
   /** Since the last switch or hold. */
   since = new Counts();
   /** The last switch: its arguments as text, and what was answered. */
-  lastSwitch:
-    | { readonly key: string; readonly notice: number | undefined; readonly steered: number }
-    | undefined;
+  lastSwitch: { readonly key: string; readonly answer: MuxCommands['switch']['result'] } | undefined;
 
-  constructor(ip: IpAddress & number) {
+  constructor(ip: IpAddress, address: number) {
     this.ip = ip;
-    this.address = ip | 0;
+    this.address = address;
     this.text = formatIpAddress(ip);
   }
 

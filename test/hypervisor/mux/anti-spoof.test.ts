@@ -112,7 +112,7 @@ test(
       'link-local-group': 1,
       'vlan-from-partition': 2,
       ethertype: 2,
-      'ipv6-not-checked': 2,
+      'malformed-ipv6': 2,
       'dhcp-server': 1,
     });
   }),

@@ -1,9 +1,9 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { advertisement, solicitation } from '../../netstack/packets6.ts';
 import { seeded, within } from '../../support/index.ts';
 import {
   arp,
-  bench,
   CLIENT,
   dropsOf,
   echo,
@@ -18,6 +18,20 @@ import {
   toClient,
   udp,
 } from './harness.ts';
+import {
+  bench6,
+  CLIENT6,
+  echo6,
+  error6,
+  established6,
+  flowName6,
+  fragments6,
+  fromClient6,
+  macHex,
+  SECOND6,
+  SERVICE6,
+  toClient6,
+} from './harness6.ts';
 
 const test = suite('hypervisor/mux/fuzz');
 const TRIALS = 60_000;
@@ -27,7 +41,7 @@ test(
   within(
     () =>
       seeded((random) => {
-        const b = bench({ flows: { capacity: 512 } });
+        const b = bench6({ flows: { capacity: 512 } });
         b.mux.portState('b', 'attached');
         const seeds = [
           fromClient(4000, FLAG.SYN),
@@ -47,6 +61,24 @@ test(
           }),
           arp({ fromMac: MAC.client, sender: CLIENT, target: SERVICE }),
           arp({ fromMac: MAC.a, sender: SERVICE, target: SERVICE }),
+          fromClient6(4000, FLAG.SYN),
+          fromClient6(4000, FLAG.ACK, 'abc'),
+          toClient6(4000, FLAG.FIN | FLAG.ACK),
+          toClient6(4000, FLAG.ACK, 'a', SECOND6),
+          ...fragments6({ from: CLIENT6, to: SERVICE6, sport: 1, dport: 2 }, 9),
+          echo6({ from: CLIENT6, to: SERVICE6 }, 1),
+          error6({ from: CLIENT6, to: SERVICE6 }, toClient6(4000, FLAG.ACK)),
+          error6(
+            { fromMac: MAC.a, toMac: MAC.client, from: SECOND6, to: CLIENT6 },
+            fromClient6(4000, FLAG.ACK),
+          ),
+          solicitation({
+            source: CLIENT6,
+            destination: 'ff02::1:ff00:11',
+            target: SERVICE6,
+            from: macHex(MAC.client),
+          }),
+          advertisement({ source: SERVICE6, destination: 'ff02::1', target: SERVICE6, from: macHex(MAC.a) }),
         ];
         const devices = [b.up, b.a, b.b, b.probe];
         let path: 'a' | 'b' = 'a';
@@ -62,10 +94,16 @@ test(
           if (what === 2) {
             const to: 'a' | 'b' = path === 'a' ? 'b' : 'a';
             const second = path === 'a' ? SECOND : '10.77.0.13';
-            b.mux.switch({ address: SERVICE, from: path, to, notice: { second, immediately: true } });
+            const second6 = path === 'a' ? SECOND6 : 'fd00::13';
+            const also = [{ address: SERVICE6, notice: { second: second6 } }];
+            b.mux.switch({ address: SERVICE, from: path, to, notice: { second, immediately: true }, also });
             path = to;
           }
           if (what === 3) b.mux.noticeCancel({ address: SERVICE, force: true });
+          if (what === 7) b.mux.noticeCancel({ address: SERVICE6, force: true });
+          if (what === 8) b.mux.holdStart({ address: SERVICE6, scope: 'all', barrier: i });
+          if (what === 9) b.mux.holdRelease({ address: SERVICE6 });
+          if (what === 10) b.mux.flowsMoved({ address: SERVICE6, flows: [flowName6(4000)] });
           if (what === 4) b.mux.flowsMoved({ address: SERVICE, flows: [flowName(4000)] });
           if (what === 5) b.clock.advance(random.below(20_000));
           if (what === 6) b.mux.holdStart({ address: SERVICE, scope: 'flows', flows: [flowName(4000)] });
@@ -88,13 +126,17 @@ test(
 test(
   'the steady state allocates nothing per packet',
   within(() => {
-    const b = bench();
+    const b = bench6();
     established(b, 4000);
-    const packet = fromClient(4000, FLAG.ACK, { payload: 'x'.repeat(100) });
+    established6(b, 4000);
+    const packets = [
+      fromClient(4000, FLAG.ACK, { payload: 'x'.repeat(100) }),
+      fromClient6(4000, FLAG.ACK, 'x'.repeat(100)),
+    ];
     b.a.transmit = () => true;
     const receiver = b.up.receiver!;
     const burst = (count: number) => {
-      for (let i = 0; i < count; i++) receiver.receive(packet, 0, packet.length);
+      for (let i = 0; i < count; i++) receiver.receive(packets[i & 1]!, 0, packets[i & 1]!.length);
       receiver.endOfBatch();
     };
     burst(50_000);
