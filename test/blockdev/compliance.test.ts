@@ -14,6 +14,7 @@ import {
   WindowFilter,
   WriteGate,
   WriteLog,
+  WriteThrottle,
   WriteTrap,
 } from '../../src/blockdev/index.ts';
 import { SeededRandom } from '../../src/common/index.ts';
@@ -71,6 +72,14 @@ complianceSuite(
 complianceSuite(
   'gate',
   over((next) => new WriteGate(next)),
+).run();
+complianceSuite(
+  'throttle',
+  over((next) => {
+    const throttle = new WriteThrottle(next);
+    throttle.limit(1_000_000_000, 1);
+    return throttle;
+  }),
 ).run();
 complianceSuite(
   'fence that is down',

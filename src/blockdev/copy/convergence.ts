@@ -24,8 +24,7 @@ export interface Round {
   /** Bytes of writes that were reflected, and how long it took. */
   readonly reflected: number;
   readonly tookMs: number;
-  /** Bytes behind before and after it. */
-  readonly before: number;
+  /** Bytes behind after it. */
   readonly left: number;
   /** Bytes per second that come in. */
   readonly writeRate: number;
@@ -35,7 +34,8 @@ export class Convergence {
   readonly limits: ConvergenceLimits;
   readonly #clock: Clock;
   #reflectRate = 0;
-  #growing = 0;
+  /** Rounds in a row that did not get closer than an earlier one. */
+  #stale = 0;
   #lowest = Number.POSITIVE_INFINITY;
   #closerMs = 0;
   #limit = 0;
@@ -58,7 +58,7 @@ export class Convergence {
 
   /** The last rounds did not make what is left smaller. */
   get outrun(): boolean {
-    return this.#growing >= ROUNDS_BEFORE_LIMIT;
+    return this.#stale >= ROUNDS_BEFORE_LIMIT;
   }
 
   /** When the rest will be small, ms; undefined when it never will at these rates, or nothing was measured. */
@@ -69,13 +69,7 @@ export class Convergence {
   }
 
   /** After each round: goes on, is small, or the reason to give up. */
-  round({
-    reflected,
-    tookMs,
-    before,
-    left,
-    writeRate,
-  }: Round): 'replaying' | 'converged' | { reason: string } {
+  round({ reflected, tookMs, left, writeRate }: Round): 'replaying' | 'converged' | { reason: string } {
     const nowMs = this.#clock.nowMs();
     this.#rounds++;
     if (reflected > 65_536) {
@@ -83,7 +77,7 @@ export class Convergence {
       this.#reflectRate = this.#reflectRate === 0 ? rate : (this.#reflectRate + rate) / 2;
     }
     if (left <= SMALL_DELTA) {
-      this.#growing = 0;
+      this.#stale = 0;
       this.#lowest = Number.POSITIVE_INFINITY;
       // Eased, not lifted: the writers would outrun the rounds again at once.
       if (this.#limit > 0) this.#limit *= 1.1;
@@ -93,8 +87,8 @@ export class Convergence {
     if (left < 0.9 * this.#lowest) {
       this.#lowest = left;
       this.#closerMs = nowMs;
-    }
-    this.#growing = left >= before ? this.#growing + 1 : 0;
+      this.#stale = 0;
+    } else this.#stale++;
     if (this.outrun && this.limits.maxDelayMs > 0)
       this.#limit = Math.max(LOWEST_LIMIT, (this.#limit > 0 ? this.#limit : this.#reflectRate) / 2);
     const withoutMs = nowMs - this.#closerMs;

@@ -314,7 +314,7 @@ export class CopyGroup {
     const { writeRate } = this.progress();
     const tookMs = this.#clock.nowMs() - startedMs;
     const left = this.#delta();
-    const outcome = this.#convergence.round({ reflected: before, tookMs, before, left, writeRate });
+    const outcome = this.#convergence.round({ reflected: before, tookMs, left, writeRate });
     const { limit, limits } = this.#convergence;
     for (const { pair } of this.#members) {
       if (limit > 0) pair.from.throttle.limit(limit / this.#members.length, limits.maxDelayMs);
