@@ -144,12 +144,12 @@ export class FileHandle {
   /** Everything done so far is durable when it returns. */
   async sync(): Promise<void> {
     this.#check('fsync');
-    await this.#fileSystem.sync();
+    await this.#fileSystem.syncData();
   }
 
   async datasync(): Promise<void> {
     this.#check('fdatasync');
-    await this.#fileSystem.sync();
+    await this.#fileSystem.syncData();
   }
 
   async close(): Promise<void> {
@@ -189,7 +189,7 @@ export class FileHandle {
     // The next write without a position stands behind this one although this one has not come back.
     if (where !== 'end' && !explicit) this.#position += bytes.length;
     await this.#fileSystem.writeAt(this.#path, bytes, where);
-    if (this.#access.synchronous) await this.#fileSystem.sync();
+    if (this.#access.synchronous) await this.#fileSystem.syncData();
   }
 
   #check(syscall: string): void {

@@ -5,31 +5,33 @@
  */
 import { posix } from 'node:path';
 import type { Device } from '../device.ts';
-import { Ext4MountError, FileError } from './errors.ts';
+import { Committer } from './committer.ts';
+import { FileError } from './errors.ts';
 import { FileHandle } from './file-handle.ts';
 import { parseFlags } from './flags.ts';
 import type { LibrarySession } from './library.ts';
 import { O } from './library.ts';
+import { recover } from './mount.ts';
 import type { CacheCounters } from './page-cache.ts';
 import { absent, absolute } from './paths.ts';
 import { Dirent, isDirectoryMode, Stats } from './stats.ts';
-import { parseSuperblock, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE } from './superblock.ts';
 import type { MountOptions, WritePosition } from './volume.ts';
 import { Volume } from './volume.ts';
 
-/** Shortening a file rewrites what stays. */
-const MAX_TRUNCATED_SIZE = 256 * 1024 * 1024;
+const DEFAULT_CACHE_BYTES = 64 * 1024 * 1024;
 
 /** Throws Ext4MountError when the disk does not hold an ext4 file system that can be mounted. */
 export async function mountExt4(device: Device, options: MountOptions = {}): Promise<FileSystem> {
-  if (device.size < BigInt(SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE)) {
-    throw new Ext4MountError('not-ext4', `a disk of ${device.size} bytes cannot hold an ext4 file system`, {
-      remedy: 'make one with `mke2fs -t ext4 FILE`, or name the right image',
-    });
+  const readOnly = options.readOnly === true || device.capabilities.readOnly;
+  const cacheBytes = options.cacheBytes ?? DEFAULT_CACHE_BYTES;
+  const { cache, superblock, journal } = await recover(device, readOnly, cacheBytes);
+  let committer: Committer | undefined;
+  if (!readOnly && journal !== undefined) {
+    committer = new Committer(device, cache, journal, superblock);
+    // The mark of a mount that was cut off: this one's unmount takes it away.
+    if (superblock.needsRecovery) await committer.open();
   }
-  const bytes = Buffer.alloc(SUPERBLOCK_SIZE);
-  await device.readAt(bytes, BigInt(SUPERBLOCK_OFFSET));
-  const fileSystem = new FileSystem(new Volume(device, parseSuperblock(bytes, device.size), options));
+  const fileSystem = new FileSystem(new Volume(cache, superblock, committer, options));
   await fileSystem.stat('/');
   return fileSystem;
 }
@@ -84,10 +86,15 @@ export class FileSystem {
   }
 
   /**
-   * Returns when everything that was done before the call is durable. Throws what the device failed with; from then on
-   * the file system refuses every change.
+   * Returns when everything that was done before the call is durable and stands in its place. Throws what the device
+   * failed with; from then on the file system refuses every change.
    */
   sync(): Promise<void> {
+    return this.#volume.settle();
+  }
+
+  /** For FileHandle: durable, if need be by the journal alone. */
+  syncData(): Promise<void> {
     return this.#volume.sync();
   }
 
@@ -472,15 +479,8 @@ export class FileSystem {
         await this.#volume.write(lib, at, new Uint8Array(1), length - 1);
         return;
       }
-      if (length > MAX_TRUNCATED_SIZE) {
-        throw new FileError('EFBIG', 'ftruncate', at, {
-          detail: `shortening to more than ${MAX_TRUNCATED_SIZE} bytes is not supported`,
-        });
-      }
-      const kept = Buffer.allocUnsafe(length);
-      await lib.read(file, kept, 0);
-      await this.#volume.empty(lib, at);
-      if (length > 0) await this.#volume.write(lib, at, kept, 0);
+      if (length === 0) await this.#volume.empty(lib, at);
+      else await this.#volume.shorten(lib, at, length);
     });
   }
 

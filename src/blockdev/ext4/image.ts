@@ -4,6 +4,9 @@ import { CodedError, codeOf, messageOf } from '../../common/index.ts';
 
 export class ImageError extends CodedError {}
 
+/** mke2fs gives smaller ones no journal, without which they could only be read. */
+const MIN_SIZE = 8 * 1024 * 1024;
+
 export interface ImageOptions {
   /** File to make; an existing one is refused unless `replace`. */
   readonly path: string;
@@ -21,10 +24,10 @@ export interface ImageOptions {
  */
 export async function createImage(options: ImageOptions): Promise<void> {
   const { path, sizeBytes, fromDirectory, label } = options;
-  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 1024 * 1024) {
-    throw new ImageError('bad-size', `an ext4 image needs at least 1 MiB, not ${sizeBytes} bytes`, {
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < MIN_SIZE) {
+    throw new ImageError('bad-size', `an ext4 image needs at least 8 MiB, not ${sizeBytes} bytes`, {
       values: { sizeBytes },
-      remedy: 'give the size in bytes, 1048576 or more',
+      remedy: `give the size in bytes, ${MIN_SIZE} or more`,
     });
   }
   await allocate(path, sizeBytes, options.replace === true);

@@ -5,12 +5,14 @@
  *
  * A page is clean (equal to the device), dirty (`base` holds the device's contents, or null when they were never read), or
  * in flight (a commit is writing it; it may become dirty again meanwhile). Dirty and in-flight pages are never evicted.
- * A commit that failed leaves the cache failed for ever: what the device holds is then unknown, and trying again would
+ * A page is at least one block of the file system. A commit that failed leaves the cache failed for ever: what the device holds is then unknown, and trying again would
  * pretend otherwise.
  */
 import type { Device } from '../device.ts';
+import type { BlockImage } from './journal.ts';
+import { EXTENT_MAGIC } from './journal-inode.ts';
 
-export const PAGE_SIZE = 4096;
+const SMALLEST_PAGE = 4096;
 const SECTOR = 512;
 /** Pages read together on a miss. */
 const READ_AHEAD = 8;
@@ -21,12 +23,24 @@ interface Page {
   inFlight: number;
 }
 
-/** What one commit writes: changed sectors only. */
-export interface Commit {
-  readonly ranges: readonly { readonly offset: number; readonly data: Buffer }[];
+interface Range {
+  readonly offset: number;
+  readonly data: Buffer;
+}
+
+/** What one commit changes, as of one instant. */
+export interface Changes {
+  /** Changed sectors, in order. */
+  readonly ranges: readonly Range[];
   readonly bytes: number;
-  /** Writes the ranges and flushes the device; to be called once. */
-  write(): Promise<void>;
+  /** A node of an extent tree is among them: it has a checksum of its own, over all of its sectors. */
+  readonly extentNode: boolean;
+  /** The blocks of the file system that have changed sectors. */
+  blocks(blockSize: number): BlockImage[];
+  /** Writes the changed sectors to their places; no flush. */
+  put(): Promise<void>;
+  /** To be called once, when the device holds them, or failed. */
+  done(committed: boolean): void;
 }
 
 export interface CacheCounters {
@@ -40,6 +54,7 @@ export interface CacheCounters {
 export class PageCache {
   readonly #device: Device;
   readonly #size: number;
+  readonly pageSize: number;
   readonly #maxPages: number;
   readonly #pages = new Map<number, Page>();
   readonly #dirty = new Set<number>();
@@ -49,11 +64,17 @@ export class PageCache {
   #commits = 0;
   #bytesCommitted = 0;
 
-  /** `maxPages`: clean pages kept beyond those that must be kept. */
-  constructor(device: Device, maxPages = 16_384) {
+  /** `cacheBytes`: clean pages kept beyond those that must be kept. */
+  constructor(device: Device, blockSize: number, cacheBytes: number) {
     this.#device = device;
     this.#size = Number(device.size);
-    this.#maxPages = maxPages;
+    this.pageSize = Math.max(SMALLEST_PAGE, blockSize);
+    this.#maxPages = Math.ceil(cacheBytes / this.pageSize);
+  }
+
+  /** Of the device. */
+  get size(): bigint {
+    return this.#device.size;
   }
 
   get dirtyPages(): number {
@@ -63,6 +84,11 @@ export class PageCache {
   /** Why a commit failed, or undefined. */
   get failure(): unknown {
     return this.#failure;
+  }
+
+  /** A commit failed: for ever. */
+  fail(error: unknown): void {
+    this.#failure ??= error;
   }
 
   counters(): CacheCounters {
@@ -79,10 +105,10 @@ export class PageCache {
     this.#check(position, length);
     for (let done = 0; done < length; ) {
       const at = position + done;
-      const index = Math.floor(at / PAGE_SIZE);
-      const within = at - index * PAGE_SIZE;
+      const index = Math.floor(at / this.pageSize);
+      const within = at - index * this.pageSize;
       const page = this.#pages.get(index) ?? (await this.#load(index, position + length));
-      const take = Math.min(PAGE_SIZE - within, length - done);
+      const take = Math.min(this.pageSize - within, length - done);
       page.data.copy(target, targetOffset + done, within, within + take);
       done += take;
     }
@@ -92,9 +118,9 @@ export class PageCache {
     this.#check(position, length);
     for (let done = 0; done < length; ) {
       const at = position + done;
-      const index = Math.floor(at / PAGE_SIZE);
-      const within = at - index * PAGE_SIZE;
-      const take = Math.min(PAGE_SIZE - within, length - done);
+      const index = Math.floor(at / this.pageSize);
+      const within = at - index * this.pageSize;
+      const take = Math.min(this.pageSize - within, length - done);
       let page = this.#pages.get(index);
       if (page === undefined) {
         if (take === this.#pageLength(index)) {
@@ -116,63 +142,69 @@ export class PageCache {
   async discard(): Promise<void> {}
 
   /** Takes everything that differs from the device. Synchronous, hence one instant. */
-  takeDirty(): Commit {
-    const ranges: { offset: number; data: Buffer }[] = [];
-    const taken: Page[] = [];
+  takeDirty(): Changes {
+    const ranges: Range[] = [];
+    const taken: { page: Page; offset: number; data: Buffer; from: number; to: number }[] = [];
     let bytes = 0;
+    let extentNode = false;
     for (const index of [...this.#dirty].sort((a, b) => a - b)) {
       const page = this.#pages.get(index)!;
       const changed = changedSectors(page.data, page.base);
+      if (changed !== undefined) {
+        const { from, to } = changed;
+        extentNode ||= page.base !== null && page.base !== undefined && hasExtentNode(page.base);
+        page.inFlight++;
+        const data = Buffer.from(page.data);
+        const offset = index * this.pageSize;
+        taken.push({ page, offset, data, from, to });
+        ranges.push({ offset: offset + from, data: data.subarray(from, to) });
+        bytes += to - from;
+      }
       page.base = undefined;
-      if (changed === undefined) continue;
-      page.inFlight++;
-      taken.push(page);
-      ranges.push({
-        offset: index * PAGE_SIZE + changed.from,
-        data: Buffer.from(page.data.subarray(changed.from, changed.to)),
-      });
-      bytes += changed.to - changed.from;
     }
     this.#dirty.clear();
-    return { ranges, bytes, write: () => this.#write(ranges, taken, bytes) };
-  }
-
-  async #write(
-    ranges: readonly { offset: number; data: Buffer }[],
-    taken: readonly Page[],
-    bytes: number,
-  ): Promise<void> {
-    try {
-      await Promise.all(merge(ranges).map((run) => this.#device.writeAt(run.data, BigInt(run.offset))));
-      await this.#device.flush();
-      this.#commits++;
-      this.#bytesCommitted += bytes;
-    } catch (error) {
-      this.#failure ??= error;
-      throw error;
-    } finally {
-      for (const page of taken) page.inFlight--;
-    }
+    return {
+      ranges,
+      bytes,
+      extentNode,
+      blocks: (blockSize) =>
+        taken.flatMap(({ offset, data, from, to }) => {
+          const images: BlockImage[] = [];
+          for (let at = Math.floor(from / blockSize) * blockSize; at < to; at += blockSize) {
+            images.push({ block: (offset + at) / blockSize, data: data.subarray(at, at + blockSize) });
+          }
+          return images;
+        }),
+      put: async () => {
+        await Promise.all(merge(ranges).map((run) => this.#device.writeAt(run.data, BigInt(run.offset))));
+      },
+      done: (committed) => {
+        for (const { page } of taken) page.inFlight--;
+        if (!committed) return;
+        this.#commits++;
+        this.#bytesCommitted += bytes;
+      },
+    };
   }
 
   async #load(index: number, wantedEnd: number): Promise<Page> {
     this.#misses++;
-    const wanted = Math.ceil(wantedEnd / PAGE_SIZE) - index;
+    const wanted = Math.ceil(wantedEnd / this.pageSize) - index;
     let count = 1;
     while (
       count < Math.max(READ_AHEAD, wanted) &&
-      (index + count) * PAGE_SIZE < this.#size &&
+      (index + count) * this.pageSize < this.#size &&
       !this.#pages.has(index + count)
     ) {
       count++;
     }
-    const offset = index * PAGE_SIZE;
-    const buffer = Buffer.allocUnsafeSlow(Math.min(count * PAGE_SIZE, this.#size - offset));
+    const offset = index * this.pageSize;
+    const buffer = Buffer.allocUnsafeSlow(Math.min(count * this.pageSize, this.#size - offset));
     await this.#device.readAt(buffer, BigInt(offset));
     for (let i = 0; i < count; i++) {
       // Nobody but us fills the cache while the library waits for this read; a page that appeared meanwhile is newer.
       if (this.#pages.has(index + i)) continue;
-      const data = Buffer.from(buffer.subarray(i * PAGE_SIZE, (i + 1) * PAGE_SIZE));
+      const data = Buffer.from(buffer.subarray(i * this.pageSize, (i + 1) * this.pageSize));
       this.#keep(index + i, { data, base: undefined, inFlight: 0 });
     }
     return this.#pages.get(index)!;
@@ -191,7 +223,7 @@ export class PageCache {
   }
 
   #pageLength(index: number): number {
-    return Math.min(PAGE_SIZE, this.#size - index * PAGE_SIZE);
+    return Math.min(this.pageSize, this.#size - index * this.pageSize);
   }
 
   #check(position: number, length: number): void {
@@ -200,6 +232,12 @@ export class PageCache {
       throw new RangeError(`${position}+${length} lies outside of the disk of ${this.#size} bytes`);
     }
   }
+}
+
+/** Whether a block of the page begins as nodes of extent trees do; blocks have at least 1 KiB. */
+function hasExtentNode(page: Buffer): boolean {
+  for (let at = 0; at + 2 <= page.length; at += 1024) if (page.readUInt16LE(at) === EXTENT_MAGIC) return true;
+  return false;
 }
 
 /** First and last changed sector of a page, or undefined when nothing changed. */
@@ -227,7 +265,7 @@ function equal(a: Buffer, b: Buffer, from: number): boolean {
 const LONGEST_RUN = 256 * 1024;
 
 /** Adjacent ranges as one write. `ranges` are in order. */
-function merge(ranges: readonly { offset: number; data: Buffer }[]): { offset: number; data: Buffer }[] {
+function merge(ranges: readonly Range[]): Range[] {
   const runs: { offset: number; parts: Buffer[]; length: number }[] = [];
   for (const range of ranges) {
     const last = runs.at(-1);

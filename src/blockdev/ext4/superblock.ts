@@ -1,4 +1,5 @@
 /** The fields of an ext4 superblock that decide whether and how we mount. Offsets as in the kernel's ext4 documentation. */
+import { crc32c } from './crc.ts';
 import { Ext4MountError } from './errors.ts';
 
 export const SUPERBLOCK_OFFSET = 1024;
@@ -9,18 +10,30 @@ const OFFSET = {
   blocksCountLo: 0x4,
   freeBlocksLo: 0xc,
   freeInodes: 0x10,
+  firstDataBlock: 0x14,
   logBlockSize: 0x18,
+  inodesPerGroup: 0x28,
   magic: 0x38,
   state: 0x3a,
+  revision: 0x4c,
+  inodeSize: 0x58,
+  featureCompat: 0x5c,
   featureIncompat: 0x60,
+  featureRoCompat: 0x64,
   uuid: 0x68,
   volumeName: 0x78,
+  journalInode: 0xe0,
+  descriptorSize: 0xfe,
   blocksCountHi: 0x150,
   freeBlocksHi: 0x158,
+  checksum: 0x3fc,
 } as const;
 
 const MAGIC = 0xef53;
 const STATE_ERRORS = 0x2;
+
+const HAS_JOURNAL = 0x4;
+const METADATA_CHECKSUMS = 0x400;
 
 const INCOMPAT = {
   recover: 0x4,
@@ -43,11 +56,21 @@ export interface Superblock {
   readonly freeInodes: number;
   readonly uuid: string;
   readonly label: string;
+  /** Block of the superblock when blocks have 1 KiB, else 0. */
+  readonly firstDataBlock: number;
+  readonly inodesPerGroup: number;
+  readonly inodeSize: number;
+  /** Bytes of a group descriptor. */
+  readonly descriptorSize: number;
+  /** 0: no journal. */
+  readonly journalInode: number;
+  /** Set while mounted for changes: the journal is to be looked at first. */
+  readonly needsRecovery: boolean;
 }
 
 /**
  * Checks that `bytes` (SUPERBLOCK_SIZE bytes at SUPERBLOCK_OFFSET of the disk) are those of a file system that we can
- * mount. Throws Ext4MountError: `not-ext4`, `needs-recovery`, `has-errors`, `unsupported-feature`, `truncated`.
+ * mount. Throws Ext4MountError: `not-ext4`, `has-errors`, `unsupported-feature`, `truncated`.
  */
 export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
   const magic = bytes.readUInt16LE(OFFSET.magic);
@@ -62,11 +85,6 @@ export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
     );
   }
   const incompat = bytes.readUInt32LE(OFFSET.featureIncompat);
-  if ((incompat & INCOMPAT.recover) !== 0) {
-    throw new Ext4MountError('needs-recovery', 'the journal of this ext4 file system was not replayed', {
-      remedy: 'stop whatever has it mounted, then run `e2fsck -p FILE`',
-    });
-  }
   const unsupported = (['journalDevice', 'inlineData', 'encrypt', 'casefold'] as const).filter(
     (name) => (incompat & INCOMPAT[name]) !== 0,
   );
@@ -104,6 +122,16 @@ export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
       { values: { blocks, blockSize, deviceSize }, remedy: 'the image was cut off: copy it again' },
     );
   }
+  const inodesPerGroup = bytes.readUInt32LE(OFFSET.inodesPerGroup);
+  // Revision 0 has inodes of 128 bytes and no field for it.
+  const inodeSize = bytes.readUInt32LE(OFFSET.revision) === 0 ? 128 : bytes.readUInt16LE(OFFSET.inodeSize);
+  if (inodesPerGroup === 0 || inodeSize < 128 || inodeSize > blockSize) {
+    throw new Ext4MountError('has-errors', 'the superblock of this ext4 file system makes no sense', {
+      values: { inodesPerGroup, inodeSize },
+      remedy: 'run `e2fsck -f FILE`',
+    });
+  }
+  const hasJournal = (bytes.readUInt32LE(OFFSET.featureCompat) & HAS_JOURNAL) !== 0;
   return {
     blockSize,
     blocks,
@@ -112,7 +140,44 @@ export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
     freeInodes: bytes.readUInt32LE(OFFSET.freeInodes),
     uuid: bytes.toString('hex', OFFSET.uuid, OFFSET.uuid + 16),
     label: bytes.toString('utf8', OFFSET.volumeName, OFFSET.volumeName + 16).replace(/\0.*$/s, ''),
+    firstDataBlock: bytes.readUInt32LE(OFFSET.firstDataBlock),
+    inodesPerGroup,
+    inodeSize,
+    descriptorSize: wide ? bytes.readUInt16LE(OFFSET.descriptorSize) : 32,
+    journalInode: hasJournal ? bytes.readUInt32LE(OFFSET.journalInode) : 0,
+    needsRecovery: (incompat & INCOMPAT.recover) !== 0,
   };
+}
+
+/** Sets or clears the flag `needs_recovery` in the bytes of a superblock, and renews its checksum. */
+export function setNeedsRecovery(bytes: Buffer, needed: boolean): void {
+  const incompat = bytes.readUInt32LE(OFFSET.featureIncompat);
+  const next = needed ? incompat | INCOMPAT.recover : incompat & ~INCOMPAT.recover;
+  bytes.writeUInt32LE(next >>> 0, OFFSET.featureIncompat);
+  if (hasChecksum(bytes)) bytes.writeUInt32LE(checksumOf(bytes), OFFSET.checksum);
+}
+
+/**
+ * Whether the checksum is right: `whole`, or `torn`: right but for the flag `needs_recovery`, which lies in the first
+ * sector, the checksum in the second; so one of them was written and the other was not.
+ */
+export function superblockChecksum(bytes: Buffer): 'whole' | 'torn' | 'wrong' {
+  const stored = bytes.readUInt32LE(OFFSET.checksum);
+  if (!hasChecksum(bytes) || checksumOf(bytes) === stored) return 'whole';
+  const other = Buffer.from(bytes);
+  other.writeUInt32LE(
+    (bytes.readUInt32LE(OFFSET.featureIncompat) ^ INCOMPAT.recover) >>> 0,
+    OFFSET.featureIncompat,
+  );
+  return checksumOf(other) === stored ? 'torn' : 'wrong';
+}
+
+function hasChecksum(bytes: Buffer): boolean {
+  return (bytes.readUInt32LE(OFFSET.featureRoCompat) & METADATA_CHECKSUMS) !== 0;
+}
+
+function checksumOf(bytes: Buffer): number {
+  return crc32c(bytes.subarray(0, OFFSET.checksum));
 }
 
 function hex(value: number): string {

@@ -2,23 +2,23 @@
  * One mounted ext4 file system below its face: the lock, libext2fs's session and open files, commits.
  *
  * Commits. Operations change the page cache only. `sync` makes one commit: what libext2fs still holds in its own memory
- * (superblock, group descriptors, bitmaps) is put into the cache by unmounting it there, then the changed sectors are
- * written and the device is flushed; libext2fs is mounted again from the cache when next needed (half a millisecond).
- * A write that allocated nothing leaves those tables alone, so its commit skips the unmount: two sectors and a flush.
- * Overlapping calls of `sync` share commits. The device holds a consistent file system before and after every commit; a
- * process killed inside of one leaves a part of the sectors, which `e2fsck -p` repairs.
+ * (superblock, group descriptors, bitmaps) is put into the cache by unmounting it there, then the changed blocks go through
+ * the journal to their places (Committer); libext2fs is mounted again from the cache when next needed (half a millisecond).
+ * A write that allocated nothing leaves those tables alone, so its commit skips both: two sectors and a flush.
+ * Overlapping calls of `sync` share commits. Killed at any point, the device holds one commit or the next: the journal is
+ * put back by the next mount, or by e2fsck. What waits for a commit is kept small enough for the journal: a quarter of it
+ * before an operation begins, and no operation adds more than another quarter.
  *
  * Open files of libext2fs are cached by path and inode; they do not outlive its unmounting or a change of names.
  * Methods that take a `LibrarySession` are to be called from a body given to `read` or `change`, which hold the lock.
  */
 import { posix } from 'node:path';
-import type { Device } from '../device.ts';
+import type { Commit, Committer } from './committer.ts';
 import { FileError } from './errors.ts';
 import type { LibraryFile, RawStat } from './library.ts';
 import { LibrarySession, O } from './library.ts';
 import { Lock } from './lock.ts';
-import type { CacheCounters } from './page-cache.ts';
-import { PAGE_SIZE, PageCache } from './page-cache.ts';
+import type { CacheCounters, PageCache } from './page-cache.ts';
 import { absent, absolute, NAME_MAX, named } from './paths.ts';
 import type { DirectoryEntry } from './stats.ts';
 import { hasRoom, isDirectoryMode, isFileMode, parseDirectory } from './stats.ts';
@@ -35,7 +35,9 @@ export interface MountOptions {
 
 /** The library takes file positions as 32-bit unsigned integers and keeps the last value for itself. */
 export const MAX_FILE_SIZE = 0xffff_fffe;
-const MAX_DIRTY_PAGES = (16 * 1024 * 1024) / PAGE_SIZE;
+const MAX_DIRTY_BYTES = 16 * 1024 * 1024;
+/** Part of a write after which a commit may be made. */
+const PIECE = 256 * 1024;
 const MAX_OPEN_FILES = 64;
 
 export type WritePosition = number | 'end';
@@ -50,7 +52,10 @@ type Body<T> = (lib: LibrarySession, path: string) => Promise<T>;
 export class Volume {
   readonly readOnly: boolean;
   readonly superblock: Superblock;
-  readonly #device: Device;
+  /** None: read-only. */
+  readonly #committer: Committer | undefined;
+  /** Most that may wait for a commit when an operation begins. */
+  readonly #maxDirtyBytes: number;
   readonly #cache: PageCache;
   readonly #lock = new Lock();
   readonly #writebackMs: number;
@@ -60,18 +65,26 @@ export class Volume {
   #changed = false;
   /** … and libext2fs holds tables that are not in the cache. */
   #tables = false;
-  #running: Promise<void> = Promise.resolve();
-  #waiting: Promise<void> | undefined;
+  #running: Commit | undefined;
+  #waiting: Commit | undefined;
   #thawed: { promise: Promise<void>; resolve: () => void } | undefined;
   #writeback: NodeJS.Timeout | undefined;
   #unmounted = false;
 
-  constructor(device: Device, superblock: Superblock, options: MountOptions) {
-    this.#device = device;
+  /** Without a committer nothing can be changed. Use `mountExt4`. */
+  constructor(
+    cache: PageCache,
+    superblock: Superblock,
+    committer: Committer | undefined,
+    options: MountOptions,
+  ) {
     this.superblock = superblock;
-    this.readOnly = options.readOnly === true || device.capabilities.readOnly;
+    this.readOnly = committer === undefined;
     this.#writebackMs = options.writebackMs ?? 0;
-    this.#cache = new PageCache(device, Math.ceil((options.cacheBytes ?? 64 * 1024 * 1024) / PAGE_SIZE));
+    this.#cache = cache;
+    this.#committer = committer;
+    const quarter = ((committer?.capacity ?? 0) * superblock.blockSize) / 4;
+    this.#maxDirtyBytes = Math.min(MAX_DIRTY_BYTES, quarter);
   }
 
   get blockSize(): number {
@@ -87,30 +100,44 @@ export class Volume {
     await this.sync();
     const bytes = Buffer.alloc(SUPERBLOCK_SIZE);
     await this.#lock.run(() => this.#cache.read(bytes, 0, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET));
-    return parseSuperblock(bytes, this.#device.size);
+    return parseSuperblock(bytes, this.#cache.size);
   }
 
   /**
    * Returns when everything that was done before the call is durable. Throws what the device failed with; from then on
    * the file system refuses every change.
    */
-  sync(): Promise<void> {
+  async sync(): Promise<void> {
+    await this.#commit().durable;
+  }
+
+  /** As `sync`, and every block stands in its place: the device is consistent without its journal, too. */
+  async settle(): Promise<void> {
+    await this.#commit().settled;
+  }
+
+  #commit(): Commit {
     if (this.#waiting !== undefined) return this.#waiting;
     const before = this.#running;
-    const commit = (async () => {
-      await before.catch(() => {});
-      const taken = await this.#lock.run(() => {
+    const taken = (async () => {
+      await before?.settled.catch(() => {});
+      return this.#lock.run(() => {
         this.#waiting = undefined;
         return this.#collect();
       });
-      await taken?.write();
     })();
+    const commit: Commit = {
+      durable: taken.then((made) => made?.durable),
+      settled: taken.then((made) => made?.settled),
+    };
+    commit.durable.catch(() => {});
+    commit.settled.catch(() => {});
     this.#waiting = commit;
     this.#running = commit;
     return commit;
   }
 
-  /** Commits, and keeps every further change waiting until `thaw`. */
+  /** Commits, and keeps every further change waiting until `thaw`. The device is as after `unmount`. */
   async freeze(): Promise<void> {
     if (this.#thawed === undefined) {
       let resolve = () => {};
@@ -119,10 +146,22 @@ export class Volume {
       });
       this.#thawed = { promise, resolve };
     }
+    await this.#settleAll();
+    await this.#lock.run(() => this.#close());
+  }
+
+  async #settleAll(): Promise<void> {
     // Changes that passed the gate before it closed are in the lock's queue.
     await this.#lock.run(() => {});
-    await this.sync();
-    if (this.#changed) await this.sync();
+    await this.settle();
+    if (this.#changed) await this.settle();
+  }
+
+  /** Under the lock, everything settled: takes away the mark that says that the journal is to be looked at. */
+  async #close(): Promise<void> {
+    if (this.#committer?.isOpen !== true || this.#changed || this.#cache.failure !== undefined) return;
+    await this.#endSession();
+    await this.#committer.close();
   }
 
   thaw(): void {
@@ -134,14 +173,16 @@ export class Volume {
     return this.#thawed !== undefined;
   }
 
-  /** Commits and gives the disk up; the device stays open. Idempotent. */
+  /**
+   * Commits and gives the disk up; the device stays open. A device that refuses writes by now (a fence) keeps the mark
+   * `needs_recovery`: what was committed is on it. Idempotent.
+   */
   async unmount(): Promise<void> {
     if (this.#unmounted) return;
     this.thaw();
     try {
-      await this.#lock.run(() => {});
-      await this.sync();
-      if (this.#changed) await this.sync();
+      await this.#settleAll();
+      await this.#lock.run(() => this.#close()).catch(() => {});
     } finally {
       this.abandon();
       await this.#lock.run(() => {});
@@ -156,16 +197,23 @@ export class Volume {
     this.#lock.run(() => this.#endSession()).catch(() => {});
   }
 
-  /** Under the lock: everything that differs from the device, at one instant. */
-  async #collect(): Promise<{ write(): Promise<void> } | undefined> {
+  /** Under the lock: everything that differs from the device, at one instant, on its way there. */
+  async #collect(): Promise<Commit | undefined> {
     clearTimeout(this.#writeback);
     this.#writeback = undefined;
     if (this.#cache.failure !== undefined) throw this.#failed('fsync');
     if (!this.#changed) return undefined;
-    if (this.#tables) await this.#endSession();
+    const inPlace = !this.#tables;
+    if (!inPlace) await this.#endSession();
     this.#changed = false;
     this.#tables = false;
-    return this.#cache.takeDirty();
+    return this.#committer?.commit(this.#cache.takeDirty(), inPlace);
+  }
+
+  /** Under the lock: a commit when too much waits for one. It ends the library's session. */
+  async #relieve(): Promise<void> {
+    if (this.#cache.dirtyPages * this.#cache.pageSize <= this.#maxDirtyBytes) return;
+    await (await this.#collect())?.settled;
   }
 
   async #endSession(): Promise<void> {
@@ -181,31 +229,46 @@ export class Volume {
   }
 
   async change<T>(syscall: string, path: string, body: Body<T>, tables = true): Promise<T> {
-    if (this.readOnly) throw new FileError('EROFS', syscall, path);
+    const committer = this.#committer;
+    if (committer === undefined) throw new FileError('EROFS', syscall, path);
     while (this.#thawed !== undefined) await this.#thawed.promise;
-    const result = await this.#run(syscall, path, (lib, at) => {
+    const prepare = async () => {
       if (this.#cache.failure !== undefined) throw this.#failed(syscall);
-      this.#changed = true;
-      if (tables) this.#tables = true;
-      this.#armWriteback();
-      return body(lib, at);
-    });
-    if (this.#cache.dirtyPages > MAX_DIRTY_PAGES && this.#thawed === undefined) await this.sync();
-    return result;
+      await this.#relieve();
+      if (committer.isOpen) return;
+      await this.#endSession();
+      await committer.open();
+    };
+    return this.#run(
+      syscall,
+      path,
+      (lib, at) => {
+        this.#changed = true;
+        if (tables) this.#tables = true;
+        this.#armWriteback();
+        return body(lib, at);
+      },
+      prepare,
+    );
   }
 
-  #run<T>(syscall: string, path: string, body: Body<T>): Promise<T> {
+  #run<T>(syscall: string, path: string, body: Body<T>, prepare?: () => Promise<void>): Promise<T> {
     const at = absolute(path, syscall);
     return this.#lock.run(async () => {
       if (this.#unmounted)
         throw new FileError('ENODEV', syscall, at, { detail: 'the file system was unmounted' });
-      this.#session ??= await LibrarySession.mount(this.#cache);
       try {
-        return await body(this.#session, at);
+        await prepare?.();
+        return await body(await this.#mounted(), at);
       } catch (error) {
         throw named(error, syscall, at);
       }
     });
+  }
+
+  async #mounted(): Promise<LibrarySession> {
+    this.#session ??= await LibrarySession.mount(this.#cache);
+    return this.#session;
   }
 
   #armWriteback(): void {
@@ -225,17 +288,35 @@ export class Volume {
     });
   }
 
+  /** In pieces, between which a commit may be made: of a long write that is cut off by a crash a part may be there. */
   async write(
     lib: LibrarySession,
     path: string,
     source: Uint8Array,
     position: WritePosition,
   ): Promise<number> {
+    const at = await this.#writePiece(lib, path, source.subarray(0, PIECE), position, source.length);
+    for (let done = PIECE; done < source.length; done += PIECE) {
+      await this.#relieve();
+      // A commit inside of the operation: what follows is a change again.
+      this.#changed = true;
+      await this.#writePiece(await this.#mounted(), path, source.subarray(done, done + PIECE), at + done);
+    }
+    return at;
+  }
+
+  async #writePiece(
+    lib: LibrarySession,
+    path: string,
+    source: Uint8Array,
+    position: WritePosition,
+    total = source.length,
+  ): Promise<number> {
     const { file } = await this.file(lib, path, 'write');
     const before = await lib.extent(file);
     const at = position === 'end' ? before.size : position;
     const end = at + source.length;
-    if (end > MAX_FILE_SIZE) throw new FileError('EFBIG', 'write', path);
+    if (at + total > MAX_FILE_SIZE) throw new FileError('EFBIG', 'write', path);
     if (source.length === 0) return at;
     try {
       await lib.write(file, source, at);
@@ -252,6 +333,48 @@ export class Volume {
       await this.#closeFile(lib, path, file, 'write');
     }
     return at;
+  }
+
+  /**
+   * Shortens a file to `length` bytes, more than 0. The library can only empty one: what stays is written again, in the
+   * same commit; where that would be too much for the journal, into a new file that takes the place of the old one.
+   */
+  async shorten(lib: LibrarySession, path: string, length: number): Promise<void> {
+    const { file } = await this.file(lib, path, 'ftruncate');
+    if (length <= Math.min(this.#maxDirtyBytes / 2, PIECE)) {
+      const kept = Buffer.allocUnsafe(length);
+      await lib.read(file, kept, 0);
+      await this.empty(lib, path);
+      await this.#writePiece(lib, path, kept, 0);
+      return;
+    }
+    const old = await lib.stat(file);
+    if (old.links > 1) {
+      throw new FileError('EFBIG', 'ftruncate', path, {
+        detail: `shortening a file with ${old.links} names to more than ${PIECE} bytes is not supported`,
+      });
+    }
+    const other = posix.join(posix.dirname(path), `.shortened-${old.ino}`);
+    let session = lib;
+    if ((await this.rawStat(session, other, O.NOFOLLOW).catch(absent)) !== undefined) {
+      await this.renaming(session);
+      await session.unlink(other);
+    }
+    await this.create(session, other, old.mode);
+    const buffer = Buffer.allocUnsafe(PIECE);
+    for (let at = 0; at < length; at += PIECE) {
+      await this.#relieve();
+      this.#changed = true;
+      session = await this.#mounted();
+      const source = await this.file(session, path, 'ftruncate');
+      const part = buffer.subarray(0, Math.min(PIECE, length - at));
+      await session.read(source.file, part, at);
+      await this.#writePiece(session, other, part, at);
+    }
+    await this.renaming(session);
+    await this.opened(session, other, O.RDONLY, (handle) => session.chmod(handle, old.mode & 0o7777));
+    await this.opened(session, other, O.RDONLY, (handle) => session.chown(handle, old.uid, old.gid));
+    await session.rename(other, path);
   }
 
   async create(lib: LibrarySession, path: string, mode: number): Promise<void> {

@@ -1,12 +1,12 @@
-import { posix } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Device, FileSystem } from '../../../src/blockdev/index.ts';
 import { FileError, MemoryStore, mountExt4 } from '../../../src/blockdev/index.ts';
-import type { SeededRandom } from '../../../src/common/index.ts';
 import { CodedError } from '../../../src/common/index.ts';
 import { seeded, within } from '../../support/index.ts';
 import { assertClean, freshDevice } from './image.ts';
+import type { Model } from './model.ts';
+import { randomStep } from './model.ts';
 
 const test = suite('blockdev/ext4/file-system');
 
@@ -317,7 +317,7 @@ test(
 );
 
 test(
-  'a disk that is not ext4, damaged, unreplayed or cut off is refused with a remedy',
+  'a disk that is not ext4, damaged, without a journal or cut off is refused with a remedy',
   within(async () => {
     const refused = async (device: Device): Promise<CodedError> => {
       try {
@@ -336,9 +336,11 @@ test(
       await device.writeAt(Uint8Array.from(bytes), offset);
       return device;
     };
-    const incompat = Buffer.alloc(1);
-    await (await freshDevice()).readAt(incompat, 1024n + 0x60n);
-    assert.is((await refused(await patched(1024n + 0x60n, [incompat[0]! | 4]))).code, 'needs-recovery');
+    // The feature bit: the journal's inode stays as it is.
+    const compat = Buffer.alloc(1);
+    await (await freshDevice()).readAt(compat, 1024n + 0x5cn);
+    assert.is((await refused(await patched(1024n + 0x5cn, [compat[0]! & ~4]))).code, 'no-journal');
+    assert.is((await refused(await patched(1024n + 0x30n, [1, 2, 3, 4]))).code, 'has-errors');
     assert.is((await refused(await patched(1024n + 0x3an, [3, 0]))).code, 'has-errors');
     const whole = await freshDevice();
     const short = new MemoryStore(whole.size - 4096n);
@@ -378,66 +380,65 @@ test(
   }),
 );
 
-interface Model {
-  readonly files: Map<string, Buffer>;
-  readonly folders: Set<string>;
-}
+test(
+  'more than the journal holds is written in several commits; a long file is shortened',
+  within(
+    () =>
+      mounted(async (fs, device) => {
+        const bytes = Buffer.alloc(6_000_001);
+        for (let at = 0; at + 4 <= bytes.length; at += 4) bytes.writeUInt32LE(at, at);
+        await fs.writeFile('/long', bytes, { mode: 0o640 });
+        const handle = await fs.open('/long', 'r+');
+        await fs.sync();
+        await assertClean(device, 'after a long write');
+        assert.ok((await fs.readFile('/long')).equals(bytes));
+        await fs.writeFile(`/.shortened-${(await fs.stat('/long')).ino}`, 'left by a crash');
+        await handle.truncate(3_000_000);
+        await handle.write('end', 2_999_997);
+        await handle.sync();
+        bytes.write('end', 2_999_997);
+        assert.ok((await handle.readFile()).equals(bytes.subarray(0, 3_000_000)));
+        assert.is((await handle.stat()).mode & 0o7777, 0o640);
+        assert.equal(await fs.readdir('/'), ['lost+found', 'long']);
+        await fs.link('/long', '/other');
+        assert.is((await failure(handle.truncate(2_000_000))).code, 'EFBIG');
+        await handle.truncate(100_000);
+        assert.ok((await fs.readFile('/other')).equals(bytes.subarray(0, 100_000)));
+        await handle.close();
+      }),
+    20_000,
+  ),
+);
 
-async function randomStep(fs: FileSystem, model: Model, random: SeededRandom): Promise<void> {
-  const pick = <T>(from: readonly T[]): T | undefined => from[random.below(from.length)];
-  const folder = pick([...model.folders])!;
-  const path = posix.join(folder, `n${random.below(12)}${'_'.repeat(random.below(3) * 40)}`);
-  const file = pick([...model.files.keys()]);
-  switch (random.below(9)) {
-    case 0:
-    case 1: {
-      if (model.folders.has(path)) return;
-      const data = Buffer.from(random.fill(new Uint8Array(random.below(20_000))));
-      await fs.writeFile(path, data);
-      model.files.set(path, data);
-      return;
-    }
-    case 2:
-    case 3: {
-      if (file === undefined) return;
-      const data = Buffer.from(random.fill(new Uint8Array(random.below(3_000))));
-      await fs.appendFile(file, data);
-      model.files.set(file, Buffer.concat([model.files.get(file)!, data]));
-      return;
-    }
-    case 4: {
-      if (file === undefined) return;
-      const length = random.below(10_000);
-      await fs.truncate(file, length);
-      const next = Buffer.alloc(length);
-      model.files.get(file)!.copy(next, 0, 0, length);
-      model.files.set(file, next);
-      return;
-    }
-    case 5: {
-      if (file === undefined) return;
-      await fs.unlink(file);
-      model.files.delete(file);
-      return;
-    }
-    case 6: {
-      if (model.files.has(path) || model.folders.has(path) || path.split('/').length > 5) return;
-      await fs.mkdir(path);
-      model.folders.add(path);
-      return;
-    }
-    case 7: {
-      if (file === undefined || model.folders.has(path)) return;
-      await fs.rename(file, path);
-      const data = model.files.get(file)!;
-      model.files.delete(file);
-      model.files.set(path, data);
-      return;
-    }
-    default:
-      await fs.sync();
-  }
-}
+test(
+  'frozen or unmounted, nothing is to be recovered; in between the journal is to be looked at',
+  within(async () => {
+    const device = await freshDevice();
+    const flag = Buffer.alloc(1);
+    const needsRecovery = async () => {
+      await device.readAt(flag, 1024n + 0x60n);
+      return (flag[0]! & 4) !== 0;
+    };
+    const fs = await mountExt4(device);
+    await fs.readdir('/');
+    assert.is(await needsRecovery(), false);
+    await fs.writeFile('/f', 'one');
+    assert.is(await needsRecovery(), true);
+    await fs.freeze();
+    assert.is(await needsRecovery(), false);
+    await assertClean(device, 'frozen');
+    fs.thaw();
+    await fs.writeFile('/f', 'two');
+    await fs.sync();
+    assert.is(await needsRecovery(), true);
+    fs.abandon();
+    const again = await mountExt4(device);
+    assert.is(await again.readFile('/f', 'utf8'), 'two');
+    await again.unmount();
+    assert.is(await needsRecovery(), false);
+    await assertClean(device, 'unmounted');
+  }),
+);
 
 test(
   'random operations agree with a model, clean at every sync',
@@ -448,7 +449,8 @@ test(
         const fs = await mountExt4(device);
         const model: Model = { files: new Map(), folders: new Set(['/']) };
         for (let step = 1; step <= 400; step++) {
-          await randomStep(fs, model, random);
+          if (random.below(9) === 0) await fs.sync();
+          else await randomStep(fs, model, random);
           if (step % 100 !== 0) continue;
           await fs.sync();
           await assertClean(device, `after step ${step}`);

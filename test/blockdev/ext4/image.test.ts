@@ -44,10 +44,10 @@ test(
   within(() =>
     inScratch(async (directory) => {
       const path = join(directory, 'image');
-      await createImage({ path, sizeBytes: 4 * MIB });
-      assert.is((await refusal(createImage({ path, sizeBytes: 4 * MIB }))).code, 'exists');
-      await createImage({ path, sizeBytes: 8 * MIB, replace: true });
-      assert.is(statSync(path).size, 8 * MIB);
+      await createImage({ path, sizeBytes: 8 * MIB });
+      assert.is((await refusal(createImage({ path, sizeBytes: 8 * MIB }))).code, 'exists');
+      await createImage({ path, sizeBytes: 16 * MIB, replace: true });
+      assert.is(statSync(path).size, 16 * MIB);
     }),
   ),
 );
@@ -57,8 +57,8 @@ test(
   within(() =>
     inScratch(async (directory) => {
       const path = join(directory, 'image');
-      assert.is((await refusal(createImage({ path, sizeBytes: 1000 }))).code, 'bad-size');
-      const bad = { path, sizeBytes: 4 * MIB, fromDirectory: join(directory, 'none') };
+      assert.is((await refusal(createImage({ path, sizeBytes: 8 * MIB - 1 }))).code, 'bad-size');
+      const bad = { path, sizeBytes: 8 * MIB, fromDirectory: join(directory, 'none') };
       const error = await refusal(createImage(bad));
       assert.is(error.code, 'mke2fs-failed');
       assert.match(error.message, 'No such file or directory');
