@@ -10,6 +10,7 @@ import type { Segment } from './segment.ts';
 import { FIN, SYN } from './segment.ts';
 import { enterRecovery, retransmitFirst } from './send.ts';
 import { seqAdd, seqDiff, seqGe, seqGt, seqLe, seqLt } from './seq.ts';
+import { probeRepairedLoss, probeShowsLoss, scheduleProbe } from './tail-loss.ts';
 import type { Tcb } from './tcb.ts';
 import { NEVER, RECOVERY } from './tcb.ts';
 
@@ -22,6 +23,12 @@ export function acknowledge(engine: Engine, tcb: Tcb, segment: Segment): boolean
     return false;
   }
   const news = tcb.sackPermitted && segment.options.sackCount > 0 && takeSackBlocks(tcb, segment);
+  if (news && tcb.recovery === RECOVERY.NONE && probeShowsLoss(tcb) && seqLe(ack, tcb.sndUna)) {
+    engine.counters.tailRecoveries++;
+    enterRecovery(engine, tcb);
+  }
+  if (probeRepairedLoss(engine, tcb, segment) && tcb.recovery === RECOVERY.NONE)
+    tcb.congestion.onLoss(tcb.flight, tcb.effMss, tcb.lastReceiveMs);
   const wndBefore = tcb.sndWnd;
   updateWindow(tcb, segment);
   if (seqGt(ack, tcb.sndUna)) {
@@ -89,6 +96,7 @@ function newAck(engine: Engine, tcb: Tcb, segment: Segment): void {
   }
   // RFC 6298 (5.2), (5.3).
   tcb.rtoAtMs = tcb.flight === 0 ? NEVER : nowMs + tcb.rtt.rto;
+  scheduleProbe(engine, tcb, nowMs);
   tcb.userTimeoutAtMs = tcb.flight === 0 || tcb.userTimeoutMs === 0 ? NEVER : nowMs + tcb.userTimeoutMs;
 
   const { sendBuffer } = tcb;
@@ -141,4 +149,5 @@ function duplicateAck(engine: Engine, tcb: Tcb): void {
   if (!tcb.sackPermitted && seqLe(tcb.sndUna, tcb.recover)) return;
   const lost = tcb.sackPermitted && seqGt(tcb.sack.lostBelow(tcb.sndUna, tcb.effMss), tcb.sndUna);
   if (tcb.dupAcks >= DUP_THRESH || lost) enterRecovery(engine, tcb);
+  else scheduleProbe(engine, tcb, tcb.lastReceiveMs);
 }

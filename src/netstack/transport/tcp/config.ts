@@ -27,6 +27,10 @@ export interface TcpConfig {
   readonly rtoMaxMs: number;
   /** RFC 9293 3.8.6.3: below 500 ms. */
   readonly delayedAckMs: number;
+  /** RFC 8985: a tail that may be lost is probed before the retransmission timeout. */
+  readonly tailLossProbe: boolean;
+  /** How long a peer may delay the ACK of a single segment before that is probed. */
+  readonly probeAckDelayMs: number;
   /** Retransmissions before giving up (R2 of RFC 9293 3.8.3): of a SYN (MUST-23: 3 minutes and more), of a SYN-ACK, of data. */
   readonly synRetries: number;
   readonly synAckRetries: number;
@@ -67,6 +71,8 @@ export const DEFAULT_TCP_CONFIG: TcpConfig = {
   rtoMinMs: 200,
   rtoMaxMs: 120_000,
   delayedAckMs: 40,
+  tailLossProbe: true,
+  probeAckDelayMs: 50,
   synRetries: 7,
   synAckRetries: 5,
   dataRetries: 15,

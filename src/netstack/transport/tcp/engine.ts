@@ -19,6 +19,11 @@ export class TcpCounters {
   retransmits = 0;
   timeouts = 0;
   fastRecoveries = 0;
+  tailLossProbes = 0;
+  /** Probes of which the peer told that it had the data already. */
+  needlessProbes = 0;
+  /** Recoveries begun by a probe or by the end of the reordering window. */
+  tailRecoveries = 0;
   duplicateAcks = 0;
   outOfOrder = 0;
   outOfWindow = 0;

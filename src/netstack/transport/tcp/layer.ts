@@ -366,6 +366,7 @@ export class TcpLayer implements Transport, Engine {
   enterTimeWait(tcb: Tcb): void {
     tcb.state = STATE.TIME_WAIT;
     tcb.rtoAtMs = NEVER;
+    tcb.probeAtMs = NEVER;
     tcb.persistAtMs = NEVER;
     tcb.keepAliveAtMs = NEVER;
     tcb.userTimeoutAtMs = NEVER;

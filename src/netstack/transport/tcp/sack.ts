@@ -13,6 +13,8 @@ const MAX_RANGES = 1024;
 export class SackScoreboard {
   readonly #ranges: SeqRange[] = [];
   #bytes = 0;
+  /** Everything missing below is lost whatever the count of ranges says. */
+  #lostBelow: Seq | undefined;
 
   get empty(): boolean {
     return this.#ranges.length === 0;
@@ -64,8 +66,14 @@ export class SackScoreboard {
     return gained > 0;
   }
 
+  /** All holes that there are now count as lost. */
+  markLost(): void {
+    this.#lostBelow = this.#ranges.at(-1)?.start;
+  }
+
   /** Drops what `sndUna` has passed. */
   advance(sndUna: Seq): void {
+    if (this.#lostBelow !== undefined && seqLe(this.#lostBelow, sndUna)) this.#lostBelow = undefined;
     const ranges = this.#ranges;
     while (ranges.length > 0 && seqLe(ranges[0]!.end, sndUna)) {
       const gone = ranges.shift()!;
@@ -81,10 +89,17 @@ export class SackScoreboard {
   clear(): void {
     this.#ranges.length = 0;
     this.#bytes = 0;
+    this.#lostBelow = undefined;
   }
 
   /** End of the leading part in which every hole counts as lost: IsLost (S) ⇔ S < lostBelow (RFC 6675 section 4). */
   lostBelow(sndUna: Seq, smss: number): Seq {
+    const counted = this.#lostByCount(sndUna, smss);
+    const marked = this.#lostBelow;
+    return marked !== undefined && seqGt(marked, counted) ? marked : counted;
+  }
+
+  #lostByCount(sndUna: Seq, smss: number): Seq {
     const ranges = this.#ranges;
     let bytes = 0;
     for (let i = ranges.length - 1; i >= 0; i--) {

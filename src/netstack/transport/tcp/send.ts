@@ -13,6 +13,7 @@ import { transmit, transmitAck, updateMss, windowUpdateDue } from './output.ts';
 import { ACK, FIN, PSH } from './segment.ts';
 import type { Seq } from './seq.ts';
 import { seqAdd, seqDiff, seqGe, seqGt, seqLt, seqMax } from './seq.ts';
+import { scheduleProbe } from './tail-loss.ts';
 import type { Tcb } from './tcb.ts';
 import { NEVER, RECOVERY, STATE } from './tcb.ts';
 
@@ -90,6 +91,9 @@ function sendRange(engine: Engine, tcb: Tcb, seq: Seq, length: number, fin: bool
   if (seqGt(past, tcb.sndMax)) {
     tcb.bytesSent += length;
     tcb.sndMax = past;
+    startRto(tcb, nowMs);
+    scheduleProbe(engine, tcb, nowMs);
+    return true;
   }
   startRto(tcb, nowMs);
   return true;
@@ -234,6 +238,7 @@ export function enterRecovery(engine: Engine, tcb: Tcb): void {
   tcb.recovery = RECOVERY.FAST;
   tcb.recover = tcb.sndMax;
   tcb.rescueRxt = false;
+  tcb.probeAtMs = NEVER;
   engine.counters.fastRecoveries++;
   tcb.congestion.onLoss(tcb.flight, tcb.effMss, nowMs);
   tcb.inflation = tcb.sackPermitted ? 0 : 3 * tcb.effMss;
@@ -272,6 +277,32 @@ export function output(engine: Engine, tcb: Tcb): void {
   ) {
     if (tcb.state >= STATE.ESTABLISHED && tcb.state <= STATE.TIME_WAIT) transmitAck(engine, tcb);
   }
+}
+
+/** The probe timeout, or the end of the reordering window (tail-loss.ts). */
+export function probeTimeout(engine: Engine, tcb: Tcb): void {
+  tcb.probeAtMs = NEVER;
+  if (tcb.recovery !== RECOVERY.NONE || tcb.flight === 0 || !maySendData(tcb)) return;
+  const nowMs = engine.clock.nowMs();
+  if (!tcb.sack.empty) {
+    tcb.sack.markLost();
+    engine.counters.tailRecoveries++;
+    enterRecovery(engine, tcb);
+    return;
+  }
+  const before = tcb.sndMax;
+  // One segment of new data, whatever cwnd says (RFC 8985 section 7.3).
+  sendForward(engine, tcb, tcb.effMss, nowMs);
+  tcb.tlpRetransmitted = tcb.sndMax === before;
+  if (tcb.tlpRetransmitted) {
+    const octets = Math.min(tcb.effMss, tcb.flight);
+    if (retransmitRange(engine, tcb, seqAdd(tcb.sndMax, -octets), octets, nowMs) === 0) return;
+  }
+  tcb.tlpOut = true;
+  tcb.tlpEndSeq = tcb.sndMax;
+  tcb.probeAtMs = NEVER;
+  tcb.rtoAtMs = nowMs + tcb.rtt.rto;
+  engine.counters.tailLossProbes++;
 }
 
 /** RFC 9293 3.8.6.1: the first probe after an RTO, then exponentially rarer. */

@@ -198,9 +198,16 @@ export class Tcb {
   cwndLimited = false;
   lastSendMs = 0;
 
+  // Tail loss (tail-loss.ts): one probe at a time; tlpEndSeq is sndMax when it left.
+  tlpOut = false;
+  tlpRetransmitted = false;
+  tlpEndSeq: Seq = toSeq(0);
+  probeIsReordering = false;
+
   // Timers: due times on the clock in ms, NEVER = off; one real timer serves all (timers.ts).
   rtoAtMs = NEVER;
   persistAtMs = NEVER;
+  probeAtMs = NEVER;
   keepAliveAtMs = NEVER;
   timeWaitAtMs = NEVER;
   userTimeoutAtMs = NEVER;

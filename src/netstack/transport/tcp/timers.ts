@@ -7,7 +7,7 @@ import type { Engine } from './engine.ts';
 import { TcpError } from './errors.ts';
 import { transmit, transmitSyn } from './output.ts';
 import { ACK, SYN } from './segment.ts';
-import { output, persistInterval, sendWindowProbe } from './send.ts';
+import { output, persistInterval, probeTimeout, sendWindowProbe } from './send.ts';
 import { seqAdd } from './seq.ts';
 import type { Tcb } from './tcb.ts';
 import { NEVER, RECOVERY, STATE } from './tcb.ts';
@@ -15,6 +15,7 @@ import { NEVER, RECOVERY, STATE } from './tcb.ts';
 function earliest(tcb: Tcb): number {
   let due = tcb.rtoAtMs;
   if (tcb.delayedAckAtMs < due) due = tcb.delayedAckAtMs;
+  if (tcb.probeAtMs < due) due = tcb.probeAtMs;
   if (tcb.persistAtMs < due) due = tcb.persistAtMs;
   if (tcb.keepAliveAtMs < due) due = tcb.keepAliveAtMs;
   if (tcb.timeWaitAtMs < due) due = tcb.timeWaitAtMs;
@@ -36,6 +37,7 @@ export function stopTimers(tcb: Tcb): void {
   tcb.timer = undefined;
   tcb.timerAtMs = NEVER;
   tcb.rtoAtMs = NEVER;
+  tcb.probeAtMs = NEVER;
   tcb.delayedAckAtMs = NEVER;
   tcb.persistAtMs = NEVER;
   tcb.keepAliveAtMs = NEVER;
@@ -58,6 +60,7 @@ function fire(engine: Engine, tcb: Tcb): void {
     return;
   }
   if (tcb.rtoAtMs <= nowMs) retransmissionTimeout(engine, tcb);
+  else if (tcb.probeAtMs <= nowMs) probeTimeout(engine, tcb);
   if (tcb.persistAtMs <= nowMs) persistTimeout(engine, tcb);
   if (tcb.keepAliveAtMs <= nowMs) keepAliveTimeout(engine, tcb);
   if (tcb.delayedAckAtMs <= nowMs) {
@@ -77,6 +80,8 @@ function retryLimit(engine: Engine, tcb: Tcb): number {
 function retransmissionTimeout(engine: Engine, tcb: Tcb): void {
   const nowMs = engine.clock.nowMs();
   tcb.rtoAtMs = NEVER;
+  tcb.probeAtMs = NEVER;
+  tcb.tlpOut = false;
   tcb.rttStartMs = NEVER;
   engine.counters.timeouts++;
   if (tcb.retransmits >= retryLimit(engine, tcb)) {
