@@ -4,7 +4,9 @@ import { Journal } from './journal.ts';
 import { PageCache } from './page-cache.ts';
 import type { Superblock } from './superblock.ts';
 import {
+  groupTableSize,
   parseSuperblock,
+  recount,
   SUPERBLOCK_OFFSET,
   SUPERBLOCK_SIZE,
   setNeedsRecovery,
@@ -54,19 +56,29 @@ export async function recover(device: Device, readOnly: boolean, cacheBytes: num
     }
   }
   await cache.read(bytes, 0, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET);
-  if (superblockChecksum(bytes) === 'torn') {
-    setNeedsRecovery(bytes, true);
-    if (!readOnly) {
-      await device.writeAt(bytes, BigInt(SUPERBLOCK_OFFSET));
-      await device.flush();
-      return recover(device, readOnly, cacheBytes);
-    }
-    await cache.write(bytes, 0, SUPERBLOCK_SIZE, SUPERBLOCK_OFFSET);
-  }
-  if (superblockChecksum(bytes) === 'wrong') {
+  const checksum = superblockChecksum(bytes);
+  if (checksum === 'wrong') {
     throw new Ext4MountError('has-errors', 'the checksum of the superblock is wrong', {
       remedy: 'run `e2fsck -f FILE`',
     });
+  }
+  let mended = false;
+  if (checksum === 'torn') {
+    setNeedsRecovery(bytes, true);
+    mended = true;
+  }
+  const superblock = parseSuperblock(bytes, device.size);
+  if (superblock.needsRecovery) {
+    const groups = Buffer.alloc(groupTableSize(bytes, superblock));
+    await cache.read(groups, 0, groups.length, (superblock.firstDataBlock + 1) * superblock.blockSize);
+    if (groups.length > 0 && recount(bytes, superblock, groups)) mended = true;
+  }
+  if (mended) {
+    await put(bytes, SUPERBLOCK_OFFSET);
+    if (!readOnly) {
+      await device.flush();
+      return recover(device, readOnly, cacheBytes);
+    }
   }
   return { cache, superblock: parseSuperblock(bytes, device.size), journal };
 }

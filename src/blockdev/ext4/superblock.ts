@@ -12,6 +12,7 @@ const OFFSET = {
   freeInodes: 0x10,
   firstDataBlock: 0x14,
   logBlockSize: 0x18,
+  blocksPerGroup: 0x20,
   inodesPerGroup: 0x28,
   magic: 0x38,
   state: 0x3a,
@@ -33,11 +34,13 @@ const MAGIC = 0xef53;
 const STATE_ERRORS = 0x2;
 
 const HAS_JOURNAL = 0x4;
+const BIG_ALLOCATION = 0x200;
 const METADATA_CHECKSUMS = 0x400;
 
 const INCOMPAT = {
   recover: 0x4,
   journalDevice: 0x8,
+  metaGroups: 0x10,
   inlineData: 0x8000,
   encrypt: 0x10000,
   casefold: 0x20000,
@@ -155,6 +158,42 @@ export function setNeedsRecovery(bytes: Buffer, needed: boolean): void {
   const next = needed ? incompat | INCOMPAT.recover : incompat & ~INCOMPAT.recover;
   bytes.writeUInt32LE(next >>> 0, OFFSET.featureIncompat);
   if (hasChecksum(bytes)) bytes.writeUInt32LE(checksumOf(bytes), OFFSET.checksum);
+}
+
+/** Offsets in a group descriptor; the upper halves exist in descriptors of 64 bytes. */
+const GROUP = { freeBlocks: 0xc, freeInodes: 0xe, freeBlocksHi: 0x2c, freeInodesHi: 0x2e } as const;
+
+/** How many bytes of group descriptors lie behind the superblock's block; 0 where they lie, or count, in another way. */
+export function groupTableSize(bytes: Buffer, superblock: Superblock): number {
+  const other =
+    (bytes.readUInt32LE(OFFSET.featureIncompat) & INCOMPAT.metaGroups) !== 0 ||
+    (bytes.readUInt32LE(OFFSET.featureRoCompat) & BIG_ALLOCATION) !== 0;
+  const perGroup = bytes.readUInt32LE(OFFSET.blocksPerGroup);
+  if (other || perGroup === 0) return 0;
+  const groups = Math.ceil((superblock.blocks - superblock.firstDataBlock) / perGroup);
+  return groups * superblock.descriptorSize;
+}
+
+/**
+ * Puts the groups' sums of free blocks and inodes into the bytes of a superblock; whether they were other ones. The kernel
+ * keeps the superblock's own numbers up to date at its unmount only.
+ */
+export function recount(bytes: Buffer, superblock: Superblock, groups: Buffer): boolean {
+  let blocks = 0;
+  let inodes = 0;
+  const wide = superblock.descriptorSize >= 64;
+  for (let at = 0; at < groups.length; at += superblock.descriptorSize) {
+    const sum = (lo: number, hi: number) =>
+      groups.readUInt16LE(at + lo) + (wide ? groups.readUInt16LE(at + hi) * 0x1_0000 : 0);
+    blocks += sum(GROUP.freeBlocks, GROUP.freeBlocksHi);
+    inodes += sum(GROUP.freeInodes, GROUP.freeInodesHi);
+  }
+  if (blocks === superblock.freeBlocks && inodes === superblock.freeInodes) return false;
+  bytes.writeUInt32LE(blocks % 0x1_0000_0000, OFFSET.freeBlocksLo);
+  if (wide) bytes.writeUInt32LE(Math.floor(blocks / 0x1_0000_0000), OFFSET.freeBlocksHi);
+  bytes.writeUInt32LE(inodes, OFFSET.freeInodes);
+  if (hasChecksum(bytes)) bytes.writeUInt32LE(checksumOf(bytes), OFFSET.checksum);
+  return true;
 }
 
 /**
