@@ -12,6 +12,7 @@ import type { Stack } from '../stack.ts';
 import { formatIpAddress, isLoopback } from '../wire/index.ts';
 import type { FaceHooks } from './net-face.ts';
 import { NetFace, parseHost, resolveHost } from './net-face.ts';
+import { installTlsOnStack } from './tls-on-stack.ts';
 
 export interface OverrideOptions extends FaceHooks {
   /**
@@ -167,6 +168,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
     );
   }
 
+  const undoTls = installTlsOnStack();
   Object.assign(net.Server.prototype, { listen });
   Object.assign(net.Socket.prototype, { connect });
   Object.assign(tls, { connect: tlsConnect });
@@ -174,6 +176,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
   return {
     face,
     uninstall: () => {
+      undoTls();
       Object.assign(net.Server.prototype, { listen: originalListen });
       Object.assign(net.Socket.prototype, { connect: originalConnect });
       Object.assign(tls, { connect: originalTlsConnect });
