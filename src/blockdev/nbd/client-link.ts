@@ -116,6 +116,7 @@ export class ClientLink {
   send(request: ClientRequest): void {
     if (this.#over) return;
     const cookie = this.#cookie++;
+    request.sentMs = performance.now();
     request.answered = 0;
     request.error = 0;
     request.errorText = '';
@@ -152,6 +153,12 @@ export class ClientLink {
       socket.end(emitRequest(goodbye, this.#cookie));
       socket.resume();
     });
+  }
+
+  /** Gives the connection up: `lost` is called with `reason`. */
+  giveUp(reason: CodedError): void {
+    this.#socket.destroy();
+    this.#lose(reason);
   }
 
   #lose(reason: CodedError): void {

@@ -26,6 +26,8 @@ export interface ClientRequest {
   readonly target: Uint8Array | undefined;
   /** Of a block status: descriptors by context id. */
   readonly status: Map<number, StatusDescriptor[]> | undefined;
+  /** When it was sent last, on the clock of `performance.now`. */
+  sentMs: number;
   /** Bytes of `target` that have been answered, over all chunks. */
   answered: number;
   /** First error the server told, 0 for none. */

@@ -38,6 +38,11 @@ export interface NbdClientOptions {
   readonly connectTimeoutMs?: number;
   /** How long a lost server is waited for; 0: not at all. Default 60 000. */
   readonly reconnectTimeoutMs?: number;
+  /**
+   * A request that is not answered within it, on a connection that stands, means a server that is stuck: the connection is
+   * given up and renewed. Must exceed the longest flush. Default 0: never.
+   */
+  readonly requestTimeoutMs?: number;
   /** Default 128. */
   readonly maxInFlightRequests?: number;
   /** Default 32 MiB; a single larger request is sent alone. */
@@ -48,7 +53,7 @@ export interface NbdClientOptions {
 
 const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 1_000;
-/** A server that breaks the protocol so often without answering anything in between will not get better. */
+/** A server that breaks the protocol, or is silent, so often without answering anything in between will not get better. */
 const PROTOCOL_FAILURES_LIMIT = 5;
 /** Range of one request that moves no data: 1 GiB. */
 const RANGE_LIMIT = 1 << 30;
@@ -73,6 +78,7 @@ export class NbdClient implements Device {
   #protocolFailures = 0;
   #pause: { timer: NodeJS.Timeout; wake: () => void } | undefined;
   #idle: (() => void) | undefined;
+  #watch: NodeJS.Timeout | undefined;
 
   private constructor(socketPath: string, exportName: string, options: NbdClientOptions, info: ExportInfo) {
     this.socketPath = socketPath;
@@ -80,6 +86,7 @@ export class NbdClient implements Device {
     this.#options = {
       connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
       reconnectTimeoutMs: options.reconnectTimeoutMs ?? 60_000,
+      requestTimeoutMs: options.requestTimeoutMs ?? 0,
       maxInFlightRequests: options.maxInFlightRequests ?? 128,
       maxInFlightBytes: options.maxInFlightBytes ?? 32 * 1024 * 1024,
     };
@@ -245,6 +252,7 @@ export class NbdClient implements Device {
         };
       });
     }
+    clearTimeout(this.#watch);
     this.#pause?.wake();
     this.#queue.rejectAll(this.#failure);
     await this.#link?.disconnect(CLOSE_LIMIT_MS);
@@ -360,6 +368,7 @@ export class NbdClient implements Device {
         payload: more.payload,
         target: more.target,
         status: more.status,
+        sentMs: 0,
         answered: 0,
         error: 0,
         errorText: '',
@@ -380,6 +389,32 @@ export class NbdClient implements Device {
     for (let request = this.#queue.next(); request !== undefined; request = this.#queue.next()) {
       link.send(request);
     }
+    if (this.#options.requestTimeoutMs > 0) this.#watchOldest();
+  }
+
+  /** Looks again when the request that was sent first will be overdue. */
+  #watchOldest(): void {
+    const [oldest] = this.#queue.sent;
+    if (this.#watch !== undefined || oldest === undefined) return;
+    const limitMs = this.#options.requestTimeoutMs;
+    const leftMs = Math.max(1, oldest.sentMs + limitMs - performance.now());
+    this.#watch = setTimeout(() => {
+      this.#watch = undefined;
+      // Behind the replies that are there already: it may be us who were late.
+      setImmediate(() => this.#overdue(limitMs));
+    }, leftMs);
+    this.#watch.unref();
+  }
+
+  #overdue(limitMs: number): void {
+    const [oldest] = this.#queue.sent;
+    if (oldest === undefined || this.#link === undefined) return;
+    if (performance.now() < oldest.sentMs + limitMs) {
+      this.#watchOldest();
+      return;
+    }
+    const text = `${this.#name()} did not answer a request within ${limitMs} ms`;
+    this.#link.giveUp(new NbdClientError('ETIMEDOUT', text));
   }
 
   #answered(request: ClientRequest): void {
@@ -402,7 +437,7 @@ export class NbdClient implements Device {
 
   #lost(reason: CodedError): void {
     this.#link = undefined;
-    if (reason.code === 'EPROTO') this.#protocolFailures++;
+    if (reason.code === 'EPROTO' || reason.code === 'ETIMEDOUT') this.#protocolFailures++;
     if (this.#state === 'closed') {
       this.#queue.rejectAll(this.#failure!);
       this.#idle?.();

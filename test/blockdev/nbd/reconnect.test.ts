@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { mkdtempSync, openSync, readSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
@@ -143,6 +143,62 @@ test(
       await patient.close();
       assert.is(await waiting, 'ESHUTDOWN');
       await Promise.all([brief.close(), never.close()]);
+    }),
+  ),
+);
+
+test(
+  'requestTimeoutMs: a server that is there and silent is left and asked again; after five times the device fails',
+  within(() =>
+    inFolder(async (folder) => {
+      const server = new NbdServer();
+      const memory = new MemoryStore(MIB);
+      await server.setExports(new Map([['disk', memory]]));
+      await server.listen(join(folder, 'server'));
+      // Between them: handshakes pass, requests are swallowed as often as wanted.
+      let swallow = 0;
+      let connections = 0;
+      const between = createServer((client) => {
+        connections++;
+        const onward = connect(join(folder, 'server'));
+        const mute = swallow > 0;
+        if (mute) swallow--;
+        let silent = false;
+        client.on('data', (chunk: Buffer) => {
+          silent ||= mute && chunk.length >= 4 && chunk.readUInt32BE(0) === nbd.NBD_REQUEST_MAGIC;
+          if (!silent) onward.write(chunk);
+        });
+        onward.pipe(client);
+        for (const end of [client, onward]) {
+          end.on('error', () => {});
+          end.on('close', () => [client, onward].map((other) => other.destroy()));
+        }
+      });
+      const path = join(folder, 'between');
+      await new Promise<void>((resolve) => between.listen(path, resolve));
+      swallow = 2;
+      const reasons: string[] = [];
+      const disk = await NbdClient.connect(path, 'disk', {
+        requestTimeoutMs: 100,
+        onStateChange: (state, reason) => state === 'reconnecting' && reasons.push(reason!),
+      });
+      await disk.writeAt(Buffer.alloc(512, 9), 512n);
+      assert.ok(disk.reconnects >= 2);
+      assert.match(reasons[0]!, /did not answer a request within 100 ms/);
+      const found = Buffer.alloc(512);
+      await memory.readAt(found, 512n);
+      assert.is(found[0], 9);
+      await disk.close();
+
+      swallow = Number.POSITIVE_INFINITY;
+      connections = 0;
+      const never = await NbdClient.connect(path, 'disk', { requestTimeoutMs: 30 });
+      assert.is(await codeOf(never.flush()), 'EIO');
+      assert.is(never.state, 'failed');
+      assert.is(connections, 5);
+      await never.close();
+      await server.close();
+      await new Promise((resolve) => between.close(resolve));
     }),
   ),
 );
