@@ -29,6 +29,8 @@ export interface PatchingPolicy {
   readonly malwareScanner: 'none' | { readonly clamd: string };
   readonly allowUnscanned: boolean;
   readonly strategy: 'auto' | Strategy;
+  /** How the disks get to the standby: by a copy under write log, or as the second half of a mirror. Default `copy`. */
+  readonly copy?: 'copy' | 'mirror';
   readonly budget: {
     /** Longest pause of the service at the cut that a forecast may announce, ms. */
     readonly pauseMs: number;

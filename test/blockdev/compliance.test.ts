@@ -10,6 +10,8 @@ import {
   FileStore,
   LogAside,
   MemoryStore,
+  MirrorDevice,
+  MirrorMap,
   StatsFilter,
   WindowFilter,
   WriteGate,
@@ -79,6 +81,19 @@ complianceSuite(
     const throttle = new WriteThrottle(next);
     throttle.limit(1_000_000_000, 1);
     return throttle;
+  }),
+).run();
+complianceSuite(
+  'mirror of one half',
+  over((next) => new MirrorDevice(next)),
+).run();
+complianceSuite(
+  'mirror of two halves',
+  inDirectory(tmpdir(), (directory) => {
+    const mirror = new MirrorDevice(new MemoryStore(size));
+    mirror.track(MirrorMap.create(join(directory, 'map'), 'x', Number(size), true));
+    mirror.attach(new MemoryStore(size));
+    return mirror;
   }),
 ).run();
 complianceSuite(

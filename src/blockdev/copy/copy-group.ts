@@ -21,7 +21,7 @@ import type { CopyMethod } from './bulk-copy.ts';
 import { bulkCopy, clearDevice, cloneDevice, copyRange, dataBytes } from './bulk-copy.ts';
 import { Convergence, SMALL_DELTA } from './convergence.ts';
 import { CopyJournal } from './copy-journal.ts';
-import { dropStaleCopyLog, withCap, withLimit } from './copy-limits.ts';
+import { dropStaleCopyLog, withCap } from './copy-limits.ts';
 import type {
   CopyGroupOptions,
   CopyPair,
@@ -29,8 +29,10 @@ import type {
   CopyProgress,
   CutOptions,
   CutOutcome,
+  LiveCopy,
 } from './copy-types.ts';
 import { CopyError } from './copy-types.ts';
+import { handOver, standingStill } from './cut.ts';
 import type { DiskStack } from './disk-stack.ts';
 import { proveEqual } from './proof.ts';
 import { RateLimit, RateMeter } from './rate.ts';
@@ -49,11 +51,10 @@ interface Member {
 const ROUND_INTERVAL_MS = 100;
 /** Rounds before the pause of a cut at most. */
 const ROUNDS_BEFORE_CUT = 5;
-const PAUSE_LIMIT_MS = 10_000;
 /** Segments that were reflected are removed when a log takes more than this. */
 const KEEP_LOG_BYTES = 256 * 1024 * 1024;
 
-export class CopyGroup {
+export class CopyGroup implements LiveCopy {
   readonly name: string;
   readonly #options: CopyGroupOptions;
   readonly #clock: Clock;
@@ -129,7 +130,7 @@ export class CopyGroup {
           if (purpose === 'copy') pair.mark.set(this.#targetOf(pair));
           opened.push(await this.#openLog(pair, generation));
         }
-      await this.#standingStill(pairs, async () => {
+      await standingStill(pairs, this.#clock, async () => {
         for (const { pair, log } of opened) pair.from.trap.attach(log);
       });
       if (purpose === 'copy' && members === undefined) this.#beginJournal(generation.toString('hex'));
@@ -376,14 +377,18 @@ export class CopyGroup {
     const pairs = members.map((member) => member.pair);
     const since = new Map<DiskStack, WrittenSince>();
     const disks: { from: string; to: string; sequence: bigint; deltaBytes: number; sha256?: string }[] = [];
-    const durationMs = await this.#standingStill(pairs, async () => {
+    const durationMs = await standingStill(pairs, this.#clock, async () => {
       for (const member of members) {
         const deltaBytes = await this.#reflect(member);
         const { from, to } = member.pair;
         disks.push({ from: from.id, to: to.id, sequence: member.log.lastSequence, deltaBytes });
       }
       await Promise.all(pairs.map((pair) => pair.to.store.flush()));
-      await this.#handOver(pairs, options);
+      await handOver(this.name, pairs, options, () => {
+        // The journal first: a copy that was cut must never be begun again by who finds it.
+        for (const { logMark } of pairs) logMark?.clear();
+        this.#journal?.drop(pairs.map(({ from }) => from.id));
+      });
       for (const { pair, log } of members) {
         pair.from.trap.detach(log);
         if (options.verify === true && options.fence === undefined) {
@@ -405,44 +410,6 @@ export class CopyGroup {
       for (const [i, { from, to }] of pairs.entries())
         disks[i]!.sha256 = await proveEqual(from, to, since.get(from));
     return { disks, durationMs };
-  }
-
-  /** Fences, then valid targets; all or none. */
-  async #handOver(pairs: readonly CopyPair[], options: CutOptions): Promise<void> {
-    const fenced: DiskStack[] = [];
-    try {
-      for (const { from } of pairs) {
-        if (options.fence === undefined) break;
-        fenced.push(from);
-        await options.fence.raise(from);
-      }
-      // The journal first: a copy that was cut must never be begun again by who finds it.
-      for (const { from, logMark } of pairs) {
-        logMark?.clear();
-        this.#journal?.drop([from.id]);
-      }
-      for (const { mark } of pairs) mark.clear();
-    } catch (error) {
-      for (const { mark } of pairs) mark.set(`the cut of ${this.name} failed: ${messageOf(error)}`);
-      for (const from of fenced) await options.fence?.lower(from);
-      throw error;
-    }
-  }
-
-  /** Runs `action` while no write to the sources is under way or begins; returns how long they stood still, ms. */
-  async #standingStill(pairs: readonly CopyPair[], action: () => Promise<void>): Promise<number> {
-    const startedMs = this.#clock.nowMs();
-    try {
-      const still = Promise.all(pairs.map(({ from }) => from.gate.pause()));
-      await withLimit(still, PAUSE_LIMIT_MS, this.#clock, () => {
-        const ids = pairs.map(({ from }) => from.id).join(', ');
-        return new CopyError('busy', `a write to ${ids} did not end within ${PAUSE_LIMIT_MS} ms`);
-      });
-      await action();
-    } finally {
-      for (const { from } of pairs) from.gate.resume();
-    }
-    return this.#clock.nowMs() - startedMs;
   }
 
   async #openLog(pair: CopyPair, generation: Buffer): Promise<Member> {

@@ -38,6 +38,8 @@ export interface CopyProgress {
   /** Bytes per second of writes that the rounds reflect, measured. */
   readonly reflectRate: number;
   /** Writers are slowed down to this rate; how many writes, and how long together. */
+  /** Of a mirror: halves that were dropped, and why. */
+  readonly dropped?: string;
   readonly throttle?: {
     readonly bytesPerSecond: number;
     readonly maxDelayMs: number;
@@ -45,6 +47,19 @@ export interface CopyProgress {
     readonly delayedMs: number;
   };
   readonly reason?: string;
+}
+
+/** What carries the contents of disks to others while they are written: a copy under write log, the way back, or a mirror. */
+export interface LiveCopy {
+  readonly name: string;
+  readonly purpose: 'copy' | 'reverse' | 'mirror';
+  /** Pairs that were not cut yet. */
+  readonly pairs: readonly CopyPair[];
+  progress(): CopyProgress;
+  round(): Promise<number>;
+  cut(options?: CutOptions): Promise<CutOutcome>;
+  cancel(reason?: string): Promise<void>;
+  suspend(): Promise<void>;
 }
 
 export interface CopyGroupOptions {

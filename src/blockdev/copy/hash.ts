@@ -38,20 +38,28 @@ export async function firstDifference(
   skip: (start: number, end: number) => boolean = () => false,
   grain = 64 * 1024,
 ): Promise<number | undefined> {
-  const left = Buffer.allocUnsafe(grain);
-  const right = Buffer.allocUnsafe(grain);
   const size = Number(a.size);
   if (a.size !== b.size) return Math.min(size, Number(b.size));
-  for (let at = 0; at < size; at += grain) {
-    const length = Math.min(grain, size - at);
-    const l = left.subarray(0, length);
-    const r = right.subarray(0, length);
-    if (a.readAtSync?.(l, BigInt(at)) !== true) await a.readAt(l, BigInt(at));
-    if (b.readAtSync?.(r, BigInt(at)) !== true) await b.readAt(r, BigInt(at));
-    if (!l.equals(r) && !skip(at, at + length)) {
-      for (let i = 0; i < length; i++) if (l[i] !== r[i]) return at + i;
+  const left = Buffer.allocUnsafe(grain);
+  const right = Buffer.allocUnsafe(grain);
+  let turns = 0;
+  for await (const one of walkExtents(a, 0n, a.size))
+    for await (const two of walkExtents(b, one.offset, one.length)) {
+      // Holes of both sides are equal whatever their length.
+      if (one.zero && two.zero) continue;
+      const end = Number(two.offset + two.length);
+      for (let at = Number(two.offset); at < end; ) {
+        const stop = Math.min(end, at - (at % grain) + grain);
+        const l = left.subarray(0, stop - at);
+        const r = right.subarray(0, stop - at);
+        if (a.readAtSync?.(l, BigInt(at)) !== true) await a.readAt(l, BigInt(at));
+        if (b.readAtSync?.(r, BigInt(at)) !== true) await b.readAt(r, BigInt(at));
+        if (!l.equals(r) && !skip(at, stop)) {
+          for (let i = 0; i < l.length; i++) if (l[i] !== r[i]) return at + i;
+        }
+        at = stop;
+        if (++turns % 256 === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
     }
-    if ((at / grain) % 256 === 255) await new Promise((resolve) => setImmediate(resolve));
-  }
   return undefined;
 }

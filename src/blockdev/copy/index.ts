@@ -6,5 +6,6 @@ export * from './copy-types.ts';
 export * from './disk-stack.ts';
 export * from './hash.ts';
 export * from './invalid-mark.ts';
+export * from './mirror-group.ts';
 export * from './rate.ts';
 export * from './written-since.ts';

@@ -6,4 +6,5 @@ export * from './read-only.ts';
 export * from './stats-filter.ts';
 export * from './window-filter.ts';
 export * from './write-gate.ts';
+export * from './write-throttle.ts';
 export * from './write-trap.ts';

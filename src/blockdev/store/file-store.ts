@@ -22,6 +22,7 @@ import { dirname } from 'node:path';
 import {
   AllocateMode,
   allocate,
+  cloneFile,
   copyRange,
   errnoName,
   isPastData,
@@ -343,6 +344,27 @@ export class FileStore implements Device {
         at += done;
       }
       return true;
+    };
+    return this.#tracked(work().finally(() => source.#end()));
+  }
+
+  /**
+   * Makes this file the same as `source` by sharing its blocks (FICLONE): one instant of the source as other writes see it.
+   * False when the file system cannot.
+   */
+  async cloneFrom(source: FileStore): Promise<boolean> {
+    this.#checkWrite(0n, source.size);
+    if (source.size !== this.size) return false;
+    source.#begin(0n, source.size);
+    this.#begin(0n, source.size);
+    const work = async () => {
+      const done = await cloneFile(source.#fd, this.#fd);
+      if (done >= 0) return true;
+      if (isUnsupported(done)) return false;
+      throw deviceError(
+        errnoName(done),
+        `cannot share the blocks of ${source.path} with ${this.path}: ${errnoName(done)}`,
+      );
     };
     return this.#tracked(work().finally(() => source.#end()));
   }

@@ -92,6 +92,8 @@ export interface PatchingConfiguration {
   /** A run goes on, loudly marked, when nothing was scanned. */
   readonly allowUnscanned: boolean;
   readonly strategy: ConfiguredStrategy;
+  /** How disks get to the standby. */
+  readonly copy: 'copy' | 'mirror';
   readonly budget: {
     /** Longest pause of the service at the cut. */
     readonly pauseMs: number;

@@ -225,6 +225,13 @@ const patching = object(
       enum: ['auto', 'overlap', 'hold'],
       default: 'auto',
     },
+    copy: {
+      type: 'string',
+      description:
+        'How disks get to the standby: `copy` under write log, or `mirror`, which copies only what changed since the last run.',
+      enum: ['copy', 'mirror'],
+      default: 'copy',
+    },
     budget: object(
       'What a run may cost; a forecast above it refuses the run before anything is touched.',
       [],

@@ -2,7 +2,7 @@
  * What a mux or block process was told to be, so that a fresh one can be told again. Commands that set something up are
  * remembered under a key, later commands replace or remove them; the memory is a file in the run directory, replaced as a
  * whole, so that a restarted control process has it too. What cannot be set up again is not remembered: flows, holds and
- * change notices of the mux, copies under way in the block process. Their runs fail and are undone.
+ * change notices of the mux. Their runs fail and are undone.
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 
@@ -153,7 +153,20 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
   }
 };
 
-/** The block process: disks, fences, reverse logs, exports. Disks are fenced and logged before anybody reaches them again. */
+/** Pairs that were cut are not copied any more. */
+function cutPairs(key: string, from: unknown, memory: Remembering): void {
+  const known = memory.get(key);
+  if (known === undefined) return;
+  const pairs = known.args['pairs'] as readonly { readonly from: string }[];
+  const left = Array.isArray(from) ? pairs.filter((pair) => !from.includes(pair.from)) : [];
+  if (left.length === 0) memory.delete(key);
+  else memory.put(key, 2, { name: known.name, args: { ...known.args, pairs: left } });
+}
+
+/**
+ * The block process: disks, fences, reverse logs, copies under way, exports. Disks are fenced and logged before anybody
+ * reaches them again.
+ */
 export const rememberBlock: Remember = (name, args: Arguments, memory) => {
   switch (name) {
     case 'disk-add': {
@@ -169,7 +182,22 @@ export const rememberBlock: Remember = (name, args: Arguments, memory) => {
       if (args['mode'] === 'none') memory.delete(`fence ${String(args['id'])}`);
       else memory.put(`fence ${String(args['id'])}`, 1, { name, args });
       break;
+    case 'copy-start':
+      // Only gone on with: what cannot be must not be begun again behind the back of its run.
+      memory.put(`copy ${String(args['copy'])}`, 2, { name, args: { ...args, resumeOnly: true } });
+      break;
+    case 'mirror-start':
+    case 'mirror-resync':
+      memory.put(`mirror ${String(args['mirror'])}`, 2, { name: 'mirror-resync', args });
+      break;
+    case 'mirror-cancel':
+      memory.delete(`mirror ${String(args['mirror'])}`);
+      break;
+    case 'mirror-split':
     case 'copy-cut': {
+      const copied = String(args['copy'] ?? args['mirror']);
+      cutPairs(`copy ${copied}`, args['from'], memory);
+      cutPairs(`mirror ${copied}`, args['from'], memory);
       const mode = args['fence'];
       if (mode === undefined || !Array.isArray(args['from'])) break;
       for (const id of args['from'])
@@ -181,6 +209,8 @@ export const rememberBlock: Remember = (name, args: Arguments, memory) => {
       break;
     case 'copy-cancel':
       memory.delete(`reverse ${String(args['copy'])}`);
+      memory.delete(`copy ${String(args['copy'])}`);
+      memory.delete(`mirror ${String(args['copy'])}`);
       break;
     case 'serve':
       memory.put(`serve ${String(args['socket'])}`, 3, { name, args });

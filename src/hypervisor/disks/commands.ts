@@ -46,7 +46,22 @@ export interface CopyStatus {
   readonly bytesPerSecond: number;
   /** Rate at which the source is being written, bytes per second. */
   readonly writeRate: number;
+  /** Until the copy is complete; while replaying, until the rest is small. Absent when it never will be at these rates. */
   readonly etaMs?: number;
+  readonly method?: 'reflink' | 'kernel' | 'pipeline';
+  /** It goes on with what a killed block process had copied. */
+  readonly resumed?: boolean;
+  /** Bytes per second of writes that the rounds reflect. */
+  readonly reflectRate: number;
+  /** Writers that outrun the rounds are slowed down to this rate, no write by more than `maxDelayMs`. */
+  readonly throttle?: {
+    readonly bytesPerSecond: number;
+    readonly maxDelayMs: number;
+    readonly delayedWrites: number;
+    readonly delayedMs: number;
+  };
+  /** Of a mirror: halves that failed and were dropped, and why. */
+  readonly dropped?: string;
   readonly reason?: string;
 }
 
@@ -85,7 +100,10 @@ export interface DiskCommands extends CommandMap {
   /**
    * 801/901, 802/902: starts the write log on every source, then copies source → target and replays in rounds until
    * told to cut. `pairs` are copied as one group: one generation, one cut. Target contents are lost; a target is marked
-   * invalid on disk (file `<path>.invalid`) until the cut succeeded. `rateLimit` bytes/s, 0 = none.
+   * invalid on disk (file `<path>.invalid`) until the cut succeeded. `rateLimit` bytes/s, 0 = none. A copy of this name and
+   * these pairs that a killed process left is gone on with when its logs know every write since; with `resumeOnly` nothing
+   * else is done (`not-resumable`). `convergence`: writers that outrun the rounds wait up to `maxDelayMs` per write (20; 0:
+   * never), and the copy fails when it did not get closer for `giveUpAfterMs` (30 000).
    */
   'copy-start': {
     arguments: {
@@ -93,6 +111,8 @@ export interface DiskCommands extends CommandMap {
       pairs: { from: string; to: string }[];
       logDirectory: string;
       rateLimit?: number;
+      resumeOnly?: boolean;
+      convergence?: { maxDelayMs?: number; giveUpAfterMs?: number };
     };
     result: CopyStatus;
   };
@@ -131,6 +151,29 @@ export interface DiskCommands extends CommandMap {
     arguments: { copy: string; pairs: { from: string; to: string }[]; logDirectory: string };
     result: CopyStatus;
   };
+  /**
+   * The alternative to copying: every write to `from` goes to `to` as well, and what may differ is copied; `converged` when both
+   * hold the same. Halves that were split from each other, or whose process was killed, are joined by copying only what
+   * changed on either side, in either direction; else everything is copied. `copy-status`, `copy-round`, `copy-cut` and
+   * `copy-cancel` work by its name as well. Errors: in-use, size-mismatch, half-dropped.
+   */
+  'mirror-start': {
+    arguments: { mirror: string; pairs: { from: string; to: string }[]; rateLimit?: number };
+    result: CopyStatus;
+  };
+  /** The same, but fails with `not-resumable` rather than copy everything. A mirror that was split is joined again. */
+  'mirror-resync': {
+    arguments: { mirror: string; pairs: { from: string; to: string }[]; rateLimit?: number };
+    result: CopyStatus;
+  };
+  'mirror-status': { arguments: { mirror: string }; result: CopyStatus };
+  /** At one instant each side gets one half: as `copy-cut`. Both note from then on what is written. */
+  'mirror-split': {
+    arguments: { mirror: string; from?: string[]; fence?: 'refuse' | 'set-aside'; verify?: boolean };
+    result: CutResult;
+  };
+  /** Takes the second halves away; they stay invalid, and can be joined again. */
+  'mirror-cancel': { arguments: { mirror: string }; result: object };
   counters: { arguments: object; result: Record<string, number> };
   shutdown: { arguments: object; result: object };
 }

@@ -3,8 +3,14 @@
  * Commands about one copy or one socket are safe to overlap; each is idempotent for the same arguments.
  */
 import { mkdirSync, renameSync, rmSync } from 'node:fs';
-import type { CopyProgress, CutOutcome, DiskStack } from '../../blockdev/index.ts';
-import { CopyGroup, hashDevice, NbdServer } from '../../blockdev/index.ts';
+import type {
+  CopyGroupOptions,
+  CopyProgress,
+  CutOutcome,
+  DiskStack,
+  LiveCopy,
+} from '../../blockdev/index.ts';
+import { CopyGroup, hashDevice, MirrorGroup, NbdServer } from '../../blockdev/index.ts';
 import type { Handlers } from '../../channel/index.ts';
 import type { Clock, Log } from '../../common/index.ts';
 import { messageOf, silentLog, systemClock } from '../../common/index.ts';
@@ -25,7 +31,7 @@ interface Served {
 }
 
 interface Copy {
-  readonly group: CopyGroup;
+  readonly group: LiveCopy;
   readonly pairs: readonly { readonly from: string; readonly to: string }[];
   /** Answers of cuts by the disks that were cut, for who asks again. */
   readonly cuts: Map<string, CutResult>;
@@ -80,6 +86,11 @@ export class DiskService {
       fence: (args) => this.fence(args),
       hash: (args) => this.hash(args),
       'reverse-start': (args) => this.reverseStart(args),
+      'mirror-start': (args) => this.#beginMirror(args, false),
+      'mirror-resync': (args) => this.#beginMirror(args, true),
+      'mirror-status': ({ mirror }) => this.copyStatus({ copy: mirror }),
+      'mirror-split': ({ mirror, ...rest }) => this.copyCut({ copy: mirror, ...rest }),
+      'mirror-cancel': ({ mirror }) => this.copyCancel({ copy: mirror }),
       counters: () => this.counters(),
       shutdown: () => {
         setImmediate(() => this.#onShutdown?.());
@@ -170,6 +181,7 @@ export class DiskService {
         return [name, disk.stack.top] as const;
       }),
     );
+    for (const id of Object.values(exports)) this.#servedUnlogged(this.#disk(id));
     const served = this.#servers.get(socket);
     if (served !== undefined) {
       await served.server.setExports(devices);
@@ -181,6 +193,12 @@ export class DiskService {
     await server.listen(socket);
     this.#servers.set(socket, { server, exports: { ...exports } });
     return {};
+  }
+
+  /** Guests may write from now on: a copy that was killed can only be gone on with when its log is on already. */
+  #servedUnlogged(disk: Disk): void {
+    const generation = disk.logMark.get();
+    if (generation !== undefined && this.#logOf(disk.id)?.generation !== generation) disk.logMark.clear();
   }
 
   serveStop({ socket }: Arguments<'serve-stop'>): Promise<object> {
@@ -235,7 +253,7 @@ export class DiskService {
       disk.writesAtCut = disk.stack.top.writes;
       disk.spilled = false;
       // The log of a way back that was taken must not be taken for one to go on with.
-      if (group.purpose === 'reverse') setAsideLog(group.logDirectory(id));
+      if (group instanceof CopyGroup && group.purpose === 'reverse') setAsideLog(group.logDirectory(id));
     }
     cuts.set(asked.join('\n'), result);
     return result;
@@ -244,7 +262,7 @@ export class DiskService {
   async copyCancel({ copy }: Arguments<'copy-cancel'>): Promise<object> {
     const { group, pairs } = this.#copy(copy);
     await group.cancel();
-    if (group.progress().phase !== 'cut')
+    if (group instanceof CopyGroup && group.progress().phase !== 'cut')
       for (const { from } of pairs) {
         rmSync(group.logDirectory(from), { recursive: true, force: true });
         const disk = this.#disks.get(from);
@@ -309,45 +327,89 @@ export class DiskService {
     args: Arguments<'copy-start'> | Arguments<'reverse-start'>,
   ): Promise<CopyStatus> {
     const { copy, pairs, logDirectory } = args;
-    const known = this.#copies.get(copy);
-    if (known !== undefined && (isAlive(known.group) || known.group.progress().phase === 'cut')) {
-      const same =
-        known.group.purpose === purpose &&
-        pairs.length === known.pairs.length &&
-        pairs.every((pair, i) => pair.from === known.pairs[i]!.from && pair.to === known.pairs[i]!.to);
-      if (same) return copyStatusOf(known.group);
-      throw new DiskError('in-use', `copy ${copy} is one of other disks`, {
-        remedy: 'choose another name, or cancel it first',
-      });
-    }
+    const known = this.#known(copy, purpose, pairs);
+    if (known !== undefined) return known;
     const named = pairs.map(({ from, to }) => ({ from: this.#disk(from), to: this.#disk(to) }));
     this.#checkPairs(purpose, named);
+    if (purpose === 'copy') for (const { to } of named) to.forgetMirror();
     mkdirSync(logDirectory, { recursive: true, mode: 0o700 });
     const group = new CopyGroup({
       name: copy,
-      pairs: named.map(({ from, to }) => ({ from: from.stack, to: to.stack, mark: to.mark })),
+      pairs: named.map(({ from, to }) => ({
+        from: from.stack,
+        to: to.stack,
+        mark: to.mark,
+        logMark: from.logMark,
+      })),
       logDirectory,
       purpose,
       ...(purpose === 'reverse' ? { resume: true } : {}),
-      ...('rateLimit' in args && args.rateLimit !== undefined ? { rateLimit: args.rateLimit } : {}),
+      ...copyOptionsOf(args),
       clock: this.#clock,
       distrust: (id) => this.#disk(id).spilled,
       onSpill: (id, reason) => this.#spilled(copy, id, reason),
       onProgress: () => this.#progress(copy),
     });
+    return this.#launch(group, pairs);
+  }
+
+  async #beginMirror(
+    args: Arguments<'mirror-start'> | Arguments<'mirror-resync'>,
+    onlyChanges: boolean,
+  ): Promise<CopyStatus> {
+    const { mirror, pairs, rateLimit } = args;
+    const before = this.#copies.get(mirror)?.group.progress().phase;
+    // A mirror that was split is joined again when it is asked for by name.
+    const known = onlyChanges && before === 'cut' ? undefined : this.#known(mirror, 'mirror', pairs);
+    if (known !== undefined) return known;
+    const named = pairs.map(({ from, to }) => ({ from: this.#disk(from), to: this.#disk(to) }));
+    this.#checkPairs('mirror', named);
+    const group = new MirrorGroup({
+      name: mirror,
+      pairs: named.map(({ from, to }) => ({
+        from: from.stack,
+        to: to.stack,
+        mark: to.mark,
+        maps: { from: from.mirrorMap, to: to.mirrorMap },
+        onFirstDropped: (reason) => from.mark.set(`it failed as a half of mirror ${mirror}: ${reason}`),
+      })),
+      ...(onlyChanges ? { onlyChanges } : {}),
+      ...(rateLimit === undefined ? {} : { rateLimit }),
+      clock: this.#clock,
+      onProgress: () => this.#progress(mirror),
+    });
+    return this.#launch(group, pairs);
+  }
+
+  /** The answer when this copy is there already; `in-use` when another one has its name. */
+  #known(name: string, purpose: LiveCopy['purpose'], pairs: Copy['pairs']): CopyStatus | undefined {
+    const known = this.#copies.get(name);
+    if (known === undefined) return undefined;
+    if (!isAlive(known.group) && known.group.progress().phase !== 'cut') return undefined;
+    const same =
+      known.group.purpose === purpose &&
+      pairs.length === known.pairs.length &&
+      pairs.every((pair, i) => pair.from === known.pairs[i]!.from && pair.to === known.pairs[i]!.to);
+    if (same) return copyStatusOf(known.group);
+    throw new DiskError('in-use', `copy ${name} is one of other disks`, {
+      remedy: 'choose another name, or cancel it first',
+    });
+  }
+
+  async #launch(group: CopyGroup | MirrorGroup, pairs: Copy['pairs']): Promise<CopyStatus> {
     const entry: Copy = { group, pairs, cuts: new Map(), toldMs: 0, toldPhase: '' };
-    this.#copies.set(copy, entry);
+    this.#copies.set(group.name, entry);
     try {
       await group.start();
     } catch (error) {
-      this.#copies.delete(copy);
+      this.#copies.delete(group.name);
       throw error;
     }
-    this.#progress(copy);
+    this.#progress(group.name);
     return copyStatusOf(group);
   }
 
-  #checkPairs(purpose: 'copy' | 'reverse', pairs: readonly { from: Disk; to: Disk }[]): void {
+  #checkPairs(purpose: LiveCopy['purpose'], pairs: readonly { from: Disk; to: Disk }[]): void {
     if (pairs.length === 0) throw new DiskError('EINVAL', 'a copy needs at least one pair of disks');
     const seen = new Set<Disk>();
     for (const disk of pairs.flatMap(({ from, to }) => [from, to])) {
@@ -365,7 +427,7 @@ export class DiskService {
           throw new DiskError('in-use', `disk ${to.id} is part of copy ${group.name}`, {
             remedy: 'cut or cancel that one first',
           });
-      if (purpose === 'copy')
+      if (purpose !== 'reverse')
         for (const [socket, { exports }] of this.#servers)
           if (Object.values(exports).includes(to.id))
             throw new DiskError('in-use', `disk ${to.id} is served on ${socket}: it cannot be copied onto`, {
@@ -397,7 +459,7 @@ export class DiskService {
 
   #logOf(id: string): DiskStatus['log'] {
     for (const { group } of this.#copies.values()) {
-      const log = group.logOf(id);
+      const log = group instanceof CopyGroup ? group.logOf(id) : undefined;
       if (log !== undefined && this.#disks.get(id)?.stack.trap.sink === log)
         return {
           directory: log.directory,
@@ -429,11 +491,11 @@ export class DiskService {
   }
 }
 
-function isAlive(group: CopyGroup): boolean {
+function isAlive(group: LiveCopy): boolean {
   return ['copying', 'replaying', 'converged'].includes(group.progress().phase);
 }
 
-function copyStatusOf(group: CopyGroup): CopyStatus {
+function copyStatusOf(group: LiveCopy): CopyStatus {
   const { total, copied, delta, ...rest }: CopyProgress = group.progress();
   return {
     copy: group.name,
@@ -441,6 +503,18 @@ function copyStatusOf(group: CopyGroup): CopyStatus {
     copied: String(copied),
     delta: String(delta),
     ...rest,
+  };
+}
+
+/** What only a copy takes. */
+function copyOptionsOf(
+  args: Arguments<'copy-start'> | Arguments<'reverse-start'>,
+): Partial<CopyGroupOptions> {
+  const { rateLimit, resumeOnly, convergence }: Partial<Arguments<'copy-start'>> = args;
+  return {
+    ...(resumeOnly === true ? { resume: 'only' } : {}),
+    ...(rateLimit === undefined ? {} : { rateLimit }),
+    ...(convergence === undefined ? {} : { convergence }),
   };
 }
 

@@ -4,6 +4,8 @@
  *   <path>.lock     who has it open (FileStore)
  *   <path>.invalid  it is the target of a copy that was not cut (InvalidMark)
  *   <path>.fence    mode of the fence, and where late writes are set aside; put up again before anybody reaches the disk
+ *   <path>.logged   generation of the copy's write log that knows every write since the copy began
+ *   <path>.mirror   where it may differ from the other half of its mirror (MirrorMap)
  *   <path>.spilled  its write log is incomplete since then: after a restart the disk is compared as a whole
  */
 import {
@@ -17,13 +19,14 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import type { FenceMode, InvalidMark } from '../../blockdev/index.ts';
+import type { FenceMode, InvalidMark, LogMark } from '../../blockdev/index.ts';
 import {
   DiskStack,
   FileStore,
   invalidMark,
   invalidReason,
   LogAside,
+  MirrorMap,
   syncDirectory,
 } from '../../blockdev/index.ts';
 import { CodedError, codeOf } from '../../common/index.ts';
@@ -49,6 +52,7 @@ export class Disk {
   readonly store: FileStore;
   readonly stack: DiskStack;
   readonly mark: InvalidMark;
+  readonly logMark: LogMark;
   /** Writes that guests had made when it was last cut as a source. */
   writesAtCut: number | undefined;
 
@@ -59,6 +63,7 @@ export class Disk {
     this.store = store;
     this.stack = stack;
     this.mark = invalidMark(path);
+    this.logMark = logMark(path);
   }
 
   /** Throws StoreError, or DiskError `fence-file`. */
@@ -75,6 +80,7 @@ export class Disk {
     const stack = new DiskStack(id, store, (offset, length) => listeners.lateWrite(disk, offset, length));
     const disk = new Disk(id, path, options.readOnly === true, store, stack);
     try {
+      if (!disk.readOnly) stack.mirror.track(MirrorMap.open(disk.mirrorMap, Number(store.size)));
       const kept = disk.#keptFence();
       if (kept !== undefined) await disk.#raise(kept);
     } catch (error) {
@@ -82,6 +88,16 @@ export class Disk {
       throw error;
     }
     return disk;
+  }
+
+  get mirrorMap(): string {
+    return `${this.path}.mirror`;
+  }
+
+  /** Written by others than its guests: nobody can tell any more where it differs from its other half. */
+  forgetMirror(): void {
+    this.stack.mirror.track(undefined);
+    rmSync(this.mirrorMap, { force: true });
   }
 
   get size(): bigint {
@@ -147,6 +163,7 @@ export class Disk {
     try {
       await this.stack.fence.flush();
     } finally {
+      this.stack.mirror.track(undefined);
       await this.stack.top.close();
     }
   }
@@ -193,6 +210,20 @@ export class Disk {
       remedy: 'it says that the disk is fenced: find out which partition owns the disk before removing it',
     });
   }
+}
+
+/** `<path>.logged` */
+function logMark(path: string): LogMark {
+  const file = `${path}.logged`;
+  return {
+    set: (generation) => keep(file, `${generation}\n`),
+    get: () => (existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined),
+    clear: () => {
+      if (!existsSync(file)) return;
+      rmSync(file);
+      syncDirectory(dirname(file));
+    },
+  };
 }
 
 /** Replaces a small file durably. */

@@ -78,6 +78,9 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
       name: 'cut-system-disk',
       figure: '804, 805',
       do: () => cutSystemDisk(env, record, result),
+      undo: async () => {
+        await hypervisor.control(from).thawFileSystems();
+      },
     },
     {
       name: 'copy-patch-files',
@@ -176,15 +179,13 @@ async function copyDisks(env: RunEnvironment, record: RunRecord, tools: StepTool
   await ensureTargets(env, record, roles);
   const copy = copyName(record);
   const startedMs = env.clock.nowMs();
-  let status: CopyStatus = await disks.execute(
-    'copy-start',
-    {
-      copy,
-      pairs: roles.map((role) => ({ from: diskId(from, role), to: diskId(to, role) })),
-      logDirectory: join(env.stateDirectory, 'write-log', record.id),
-    },
-    { timeoutMs: 30_000 },
-  );
+  const pairs = roles.map((role) => ({ from: diskId(from, role), to: diskId(to, role) }));
+  const logDirectory = join(env.stateDirectory, 'write-log', record.id);
+  const limit = { timeoutMs: 30_000 };
+  // A mirror answers to the same commands as a copy.
+  let status: CopyStatus = await (policy.copy === 'mirror'
+    ? disks.execute('mirror-start', { mirror: copy, pairs }, limit)
+    : disks.execute('copy-start', { copy, pairs, logDirectory }, limit));
   while (status.phase !== 'converged') {
     if (status.phase === 'failed' || status.phase === 'cancelled') {
       throw new PatchError(

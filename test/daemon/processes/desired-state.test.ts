@@ -121,6 +121,7 @@ desired(
         ['disk-add', { id: 'A-system', path: '/i' }],
         ['fence', { id: 'A-application', mode: 'refuse' }],
         ['reverse-start', { copy: 'r', pairs: [], logDirectory: '/l' }],
+        ['copy-start', { copy: 'c', pairs: [], logDirectory: '/m', resumeOnly: true }],
         serve,
       ],
     );
@@ -137,6 +138,21 @@ desired(
       ]),
       [],
     );
+    const pairs = [
+      { from: 'A-system', to: 'B-system' },
+      { from: 'A-application', to: 'B-application' },
+    ];
+    const copy: Command = ['copy-start', { copy: 'c', pairs }];
+    const cut: Command = ['copy-cut', { copy: 'c', from: ['A-system'] }];
+    assert.equal(replayed(`${file}3`, rememberBlock, [copy, cut]), [
+      ['copy-start', { copy: 'c', pairs: [pairs[1]], resumeOnly: true }],
+    ]);
+    assert.equal(replayed(`${file}4`, rememberBlock, [copy, cut, ['copy-cut', { copy: 'c' }]]), []);
+    const mirror: Command = ['mirror-start', { mirror: 'c', pairs }];
+    assert.equal(replayed(`${file}5`, rememberBlock, [mirror, cut]), [
+      ['mirror-resync', { mirror: 'c', pairs: [pairs[1]] }],
+    ]);
+    assert.equal(replayed(`${file}6`, rememberBlock, [mirror, ['copy-cancel', { copy: 'c' }]]), []);
   }),
 );
 

@@ -16,7 +16,7 @@ import { eventually, inScratch, seeded, within } from '../../support/index.ts';
 const resume = suite('hypervisor/disks/resume');
 const MIB = 1024 * 1024;
 const SIZE = 16 * MIB;
-const KILLS = process.env['SOAK'] === '1' ? 200 : 4;
+const KILLS = process.env['SOAK'] === '1' ? 100 : 3;
 const pairs = [{ from: 'a', to: 'b' }];
 
 /** Fills the source image with data, some of it holes. */
@@ -56,84 +56,93 @@ class Load {
   }
 }
 
-resume(
-  `a copy under load goes on after each of ${KILLS} kill -9 of the block process; the target is the source as of the cut`,
-  within(
-    () =>
-      seeded((random) =>
-        inScratch(async (directory) => {
-          const path = (name: string) => join(directory, name);
-          const program = fileURLToPath(new URL('../../../src/daemon/processes/block.ts', import.meta.url));
-          const start = async () => {
-            const argv = [
-              '--disable-warning=ExperimentalWarning',
-              program,
-              '--socket',
-              path('block.sock'),
-              '--lifeline',
-            ];
-            const child = spawn(process.execPath, argv, { stdio: ['pipe', 'ignore', 'ignore'] });
-            const ended = new Promise((resolve) => child.once('close', resolve));
-            const channel = await ChannelClient.connect<DiskCommands, DiskEvents>(
-              path('block.sock'),
-              'block',
-              { waitMs: 30_000 },
-            );
-            for (const id of ['a', 'b'])
-              await channel.execute('disk-add', { id, path: path(`${id}.img`), create: String(SIZE) });
-            return { child, ended, channel };
-          };
-          const copyStart = { copy: 'c', pairs, logDirectory: path('log'), rateLimit: 6 * MIB };
-          const serve = { socket: path('a.sock'), exports: { a: 'a' } };
-          fill(path('a.img'), random);
-          let block = await start();
-          await block.channel.execute('copy-start', copyStart);
-          await block.channel.execute('serve', serve);
-          const client = await NbdClient.connect(serve.socket, 'a', { reconnectTimeoutMs: 30_000 });
-          const load = new Load(client, random);
-          let before = 0;
-          for (let kill = 0; kill < KILLS; kill++) {
-            const goal = Math.min(before + random.below(2 * MIB), 12 * MIB);
-            await eventually(
-              'some more copied',
-              async () => Number((await block.channel.execute('copy-status', { copy: 'c' })).copied) >= goal,
-              20_000,
-            );
-            block.child.kill('SIGKILL');
-            await block.ended;
-            block = await start();
-            const status = await block.channel.execute('copy-start', { ...copyStart, resumeOnly: true });
-            assert.is(status.resumed, true);
+for (const kind of ['copy', 'mirror'] as const)
+  resume(
+    `a ${kind} under load goes on after each of ${KILLS} kill -9 of the block process; the target is the source as of the cut`,
+    within(
+      () =>
+        seeded((random) =>
+          inScratch(async (directory) => {
+            const path = (name: string) => join(directory, name);
+            const program = fileURLToPath(new URL('../../../src/daemon/processes/block.ts', import.meta.url));
+            const start = async () => {
+              const argv = [
+                '--disable-warning=ExperimentalWarning',
+                program,
+                '--socket',
+                path('block.sock'),
+                '--lifeline',
+              ];
+              const child = spawn(process.execPath, argv, { stdio: ['pipe', 'ignore', 'ignore'] });
+              const ended = new Promise((resolve) => child.once('close', resolve));
+              const channel = await ChannelClient.connect<DiskCommands, DiskEvents>(
+                path('block.sock'),
+                'block',
+                { waitMs: 30_000 },
+              );
+              for (const id of ['a', 'b'])
+                await channel.execute('disk-add', { id, path: path(`${id}.img`), create: String(SIZE) });
+              return { child, ended, channel };
+            };
+            const copyStart = { copy: 'c', pairs, logDirectory: path('log'), rateLimit: 6 * MIB };
+            const serve = { socket: path('a.sock'), exports: { a: 'a' } };
+            fill(path('a.img'), random);
+            let block = await start();
+            const mirrorStart = { mirror: 'c', pairs, rateLimit: 6 * MIB };
+            if (kind === 'copy') await block.channel.execute('copy-start', copyStart);
+            else await block.channel.execute('mirror-start', mirrorStart);
             await block.channel.execute('serve', serve);
-            const { copied } = await eventually('what was copied is counted', async () => {
-              const now = await block.channel.execute('copy-status', { copy: 'c' });
-              return Number(now.copied) > 0 || now.phase !== 'copying' ? now : undefined;
-            });
-            before = Number(copied);
-          }
-          assert.ok(before > 0, 'what was copied before a kill was not copied again');
-          await eventually(
-            'converged',
-            async () => (await block.channel.execute('copy-status', { copy: 'c' })).phase === 'converged',
-            30_000,
-          );
-          await load.stop();
-          const cut = await block.channel.execute('copy-cut', { copy: 'c', fence: 'refuse', verify: true });
-          assert.ok(cut.disks[0]?.sha256);
-          assert.not.ok(existsSync(path('log/c.copy')));
-          assert.not.ok(existsSync(path('a.img.logged')));
-          await client.close();
-          block.child.stdin?.end();
-          await block.ended;
-          const target = readFileSync(path('b.img'));
-          assert.ok(target.equals(readFileSync(path('a.img'))));
-          assert.ok(load.acknowledged.size > 0);
-          for (const [offset, stamp] of load.acknowledged) assert.is(target.readUInt32LE(offset), stamp);
-        }),
-      ),
-    process.env['SOAK'] === '1' ? 1_800_000 : 110_000,
-  ),
-);
+            const client = await NbdClient.connect(serve.socket, 'a', { reconnectTimeoutMs: 30_000 });
+            const load = new Load(client, random);
+            let before = 0;
+            for (let kill = 0; kill < KILLS; kill++) {
+              const goal = Math.min(before + MIB + random.below(2 * MIB), 12 * MIB);
+              await eventually(
+                'some more copied',
+                async () =>
+                  Number((await block.channel.execute('copy-status', { copy: 'c' })).copied) >= goal,
+                20_000,
+              );
+              block.child.kill('SIGKILL');
+              await block.ended;
+              block = await start();
+              const status =
+                kind === 'copy'
+                  ? await block.channel.execute('copy-start', { ...copyStart, resumeOnly: true })
+                  : await block.channel.execute('mirror-resync', mirrorStart);
+              assert.is(status.resumed, true);
+              if (kind === 'mirror' && kill === 0)
+                assert.ok(Number(status.total) < SIZE, 'what was copied before a kill is not copied again');
+              await block.channel.execute('serve', serve);
+              const { copied } = await eventually('what was copied is counted', async () => {
+                const now = await block.channel.execute('copy-status', { copy: 'c' });
+                return Number(now.copied) > 0 || now.phase !== 'copying' ? now : undefined;
+              });
+              before = kind === 'copy' ? Number(copied) : 0;
+            }
+            if (kind === 'copy') assert.ok(before > 0, 'what was copied before a kill was not copied again');
+            await eventually(
+              'converged',
+              async () => (await block.channel.execute('copy-status', { copy: 'c' })).phase === 'converged',
+              30_000,
+            );
+            await load.stop();
+            const cut = await block.channel.execute('copy-cut', { copy: 'c', fence: 'refuse', verify: true });
+            assert.ok(cut.disks[0]?.sha256);
+            assert.not.ok(existsSync(path('log/c.copy')));
+            assert.not.ok(existsSync(path('a.img.logged')));
+            await client.close();
+            block.child.stdin?.end();
+            await block.ended;
+            const target = readFileSync(path('b.img'));
+            assert.ok(target.equals(readFileSync(path('a.img'))));
+            assert.ok(load.acknowledged.size > 0);
+            for (const [offset, stamp] of load.acknowledged) assert.is(target.readUInt32LE(offset), stamp);
+          }),
+        ),
+      process.env['SOAK'] === '1' ? 1_800_000 : 110_000,
+    ),
+  );
 
 /** A service that stopped in the middle of a copy, and the next one with the same disks. */
 function stopped(body: (next: DiskService, path: (name: string) => string) => Promise<void>) {

@@ -1,0 +1,2 @@
+export * from './mirror-device.ts';
+export * from './mirror-map.ts';
