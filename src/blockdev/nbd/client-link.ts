@@ -42,6 +42,11 @@ export class ClientLink {
     return this.#info!;
   }
 
+  /** Requests that were sent and not answered. */
+  get outstanding(): number {
+    return this.#outstanding.size;
+  }
+
   /** Connects and negotiates. Rejects with NbdClientError. `events` are called only after it has resolved. */
   static open(target: LinkTarget, events: LinkEvents): Promise<ClientLink> {
     return new Promise((resolve, reject) => {
@@ -155,10 +160,10 @@ export class ClientLink {
     });
   }
 
-  /** Gives the connection up: `lost` is called with `reason`. */
-  giveUp(reason: CodedError): void {
+  /** Closes at once; `lost` is not called. */
+  destroy(): void {
+    this.#over = true;
     this.#socket.destroy();
-    this.#lose(reason);
   }
 
   #lose(reason: CodedError): void {

@@ -24,11 +24,11 @@ import type {
 import { DeviceError } from '../device.ts';
 import type { ExportInfo } from './client-handshake.ts';
 import { NbdClientError } from './client-handshake.ts';
-import { ClientLink } from './client-link.ts';
 import { ClientQueue } from './client-queue.ts';
 import type { ClientRequest, StatusDescriptor } from './client-request.ts';
 import { isModifying } from './client-request.ts';
 import { deviceErrnoOf } from './errno.ts';
+import { LinkGroup } from './link-group.ts';
 import * as nbd from './protocol.ts';
 
 export type NbdClientState = 'connected' | 'reconnecting' | 'failed' | 'closed';
@@ -43,6 +43,8 @@ export interface NbdClientOptions {
    * given up and renewed. Must exceed the longest flush. Default 0: never.
    */
   readonly requestTimeoutMs?: number;
+  /** How many connections to use where the server promises NBD_FLAG_CAN_MULTI_CONN. Default 1. */
+  readonly connections?: number;
   /** Default 128. */
   readonly maxInFlightRequests?: number;
   /** Default 32 MiB; a single larger request is sent alone. */
@@ -70,7 +72,7 @@ export class NbdClient implements Device {
   readonly #log: Log;
   readonly #onStateChange: NonNullable<NbdClientOptions['onStateChange']>;
   readonly #info: ExportInfo;
-  #link: ClientLink | undefined;
+  #link: LinkGroup | undefined;
   #state: NbdClientState = 'connected';
   #failure: DeviceError | undefined;
   readonly #queue: ClientQueue;
@@ -87,6 +89,7 @@ export class NbdClient implements Device {
       connectTimeoutMs: options.connectTimeoutMs ?? 10_000,
       reconnectTimeoutMs: options.reconnectTimeoutMs ?? 60_000,
       requestTimeoutMs: options.requestTimeoutMs ?? 0,
+      connections: options.connections ?? 1,
       maxInFlightRequests: options.maxInFlightRequests ?? 128,
       maxInFlightBytes: options.maxInFlightBytes ?? 32 * 1024 * 1024,
     };
@@ -115,13 +118,14 @@ export class NbdClient implements Device {
   ): Promise<NbdClient> {
     let client: NbdClient | undefined;
     let lost: CodedError | undefined;
-    const link = await ClientLink.open(
+    const link = await LinkGroup.open(
       {
         socketPath,
         exportName,
         contexts: [nbd.BASE_ALLOCATION, nbd.WRITTEN_SINCE],
         timeoutMs: options.connectTimeoutMs ?? 10_000,
       },
+      options.connections ?? 1,
       {
         answered: (request) => {
           if (client !== undefined) client.#answered(request);
@@ -146,6 +150,11 @@ export class NbdClient implements Device {
   /** How often the connection was renewed. */
   get reconnects(): number {
     return this.#reconnects;
+  }
+
+  /** Open connections: 0 while the server is away. */
+  get connections(): number {
+    return this.#link?.count ?? 0;
   }
 
   /** Requests submitted and not acknowledged. */
@@ -474,15 +483,16 @@ export class NbdClient implements Device {
 
   /** One attempt to connect again; on success everything unacknowledged is on its way. */
   async #renew(): Promise<void> {
-    let current: ClientLink | undefined;
+    let current: LinkGroup | undefined;
     let lost: CodedError | undefined;
-    const link = await ClientLink.open(
+    const link = await LinkGroup.open(
       {
         socketPath: this.socketPath,
         exportName: this.exportName,
         contexts: [...this.#info.contexts.values()],
         timeoutMs: this.#options.connectTimeoutMs,
       },
+      this.#options.connections,
       {
         answered: (request) => this.#answered(request),
         lost: (why) => {
