@@ -140,8 +140,11 @@ export interface GuestCommands extends CommandMap {
     arguments: { budgetMs: number };
     result: { draining: FlowName[]; unfinished: FlowName[]; idle: FlowName[]; waitedMs: number };
   };
-  /** Undo of quiesce: connections are read again. */
-  'changeover-resume': { arguments: object; result: object };
+  /**
+   * Undo of quiesce: connections are read again. With `reclaim` also of the last export: what it took out is put back,
+   * whether its answer has reached anybody or not.
+   */
+  'changeover-resume': { arguments: { reclaim?: boolean }; result: { reclaimed: number } };
   /**
    * Takes the idle (frozen) connections (with `flows`: only those of them) out of the stack; what arrives for them afterwards is dropped without an answer.
    * Waits for the barrier frame `barrier` (see the mux) when given, so that nothing is still on its way in.

@@ -210,9 +210,10 @@ export class Guest {
     return result;
   }
 
-  resume(): void {
-    this.#requireNetwork().resume();
+  resume(reclaim: boolean): number {
+    const reclaimed = this.#requireNetwork().resume(reclaim);
     if (this.#phase === 'frozen') this.#enter('serving');
+    return reclaimed;
   }
 
   exportConnections(

@@ -10,13 +10,14 @@ export const JOURNAL_KINDS = [
   'undo-begun',
   'undo-done',
   'phase',
+  'state',
 ] as const;
 export type JournalKind = (typeof JOURNAL_KINDS)[number];
 
 export interface JournalEntry {
   readonly runId: string;
   readonly kind: JournalKind;
-  /** Step name, or for `phase` the phase entered. */
+  /** Step name; for `phase` the phase entered; for `state` what the facts are, e.g. connections between two stacks. */
   readonly name: string;
   /** Milliseconds since 1970. */
   readonly atMs: number;

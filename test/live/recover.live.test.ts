@@ -1,6 +1,9 @@
 /** kill -9 of the control process while a run is under way: afterwards it is undone or goes on, and says which. */
+import http from 'node:http';
 import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk } from '../../src/cli/demo/proof.ts';
+import { SERVICE_ADDRESS } from '../../src/cli/demo/scene.ts';
+import { SeededRandom } from '../../src/common/index.ts';
 import type { RunView } from '../../src/daemon/index.ts';
 import { eventually, liveSuite, within } from '../support/index.ts';
 import { ask, Site, version } from './support/site.ts';
@@ -33,7 +36,9 @@ async function untilStep(site: Site, id: string, step: string): Promise<void> {
   );
 }
 
-for (const step of ['copy-disks', 'boot-standby', 'restart-standby']) {
+for (const step of process.env['SOAK'] === '1'
+  ? ['copy-disks', 'boot-standby', 'restart-standby']
+  : ['boot-standby']) {
   recover(
     `killed in ${step}: the run is undone, the active never stopped serving, the next run works`,
     within(
@@ -58,6 +63,129 @@ for (const step of ['copy-disks', 'boot-standby', 'restart-standby']) {
       90_000,
     ),
   );
+}
+
+/** Steps of the cut at whose beginning the control process is killed. */
+const CUT_POINTS = [
+  ['hold', 'hold-new-requests'],
+  ['hold', 'complete-accepted-requests'],
+  ['hold', 'take-connections'],
+  ['hold', 'cut-application-disk'],
+  ['hold', 'start-application'],
+  ['hold', 'check-standby-service'],
+  ['hold', 'switch-network'],
+  ['hold', 'put-connections'],
+  ['hold', 'release-held'],
+  ['overlap', 'cut-application-disk'],
+  ['overlap', 'start-application'],
+  ['overlap', 'request-address'],
+  ['overlap', 'switch-network'],
+  ['overlap', 'alter-own-address'],
+  ['overlap', 'announce-address'],
+] as const;
+
+/** A seeded few of them in every run, all with SOAK=1. */
+function chosenPoints(): (typeof CUT_POINTS)[number][] {
+  if (process.env['SOAK'] === '1') return [...CUT_POINTS];
+  const seed = process.env['SEED'] === undefined ? Date.now() >>> 0 : Number(process.env['SEED']);
+  const random = new SeededRandom(seed);
+  console.error(`points of the cut chosen with SEED=${seed}`);
+  const left = [...CUT_POINTS];
+  return Array.from({ length: 3 }, () => left.splice(random.below(left.length), 1)[0]!);
+}
+
+/** One keep-alive client that writes when told to, and never retries. */
+class Keeper {
+  readonly #agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+  readonly acknowledged: [number, string][] = [];
+  readonly failures: string[] = [];
+
+  async write(text: string): Promise<void> {
+    const body = await new Promise<string>((resolve) => {
+      const options = {
+        host: SERVICE_ADDRESS,
+        port: 80,
+        path: '/entries',
+        method: 'POST',
+        agent: this.#agent,
+        timeout: 8_000,
+      };
+      const request = http.request(options, (response) => {
+        let all = '';
+        response.setEncoding('utf8');
+        response.on('data', (part: string) => {
+          all += part;
+        });
+        response.on('end', () =>
+          resolve(response.statusCode === 201 ? all : `status ${response.statusCode} ${all}`),
+        );
+      });
+      request.on('timeout', () => request.destroy(new Error('no answer')));
+      request.on('error', (error) => resolve(`error ${error.message}`));
+      request.end(text);
+    });
+    if (body.startsWith('{')) this.acknowledged.push([(JSON.parse(body) as { n: number }).n, text]);
+    else this.failures.push(body);
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+}
+
+for (const [strategy, step] of chosenPoints()) {
+  recover(
+    `${strategy}, killed in ${step}: one owner, nothing lost, keep-alive clients stay connected`,
+    within(
+      () =>
+        withSite(async (site) => {
+          await site.flagPatch();
+          const keeper = new Keeper();
+          try {
+            await keeper.write('before');
+            const { id } = await site.api.post<RunView>('/runs', { strategy, prepareOnly: true });
+            await site.reached(id, 'ready');
+            await new Promise((resolve) => setTimeout(resolve, strategy === 'overlap' ? 400 : 0));
+            await killAt(site, id, step);
+            const run = await site.settled(id);
+            assert.ok(run.phase === 'undone' || run.phase === 'probation', `${run.phase}: ${run.reason}`);
+            const owner = run.phase === 'undone' ? 'A' : 'B';
+            assert.is(await version(), owner === 'A' ? '1.0.0' : '1.0.1');
+            await keeper.write('after');
+            assert.equal(keeper.failures, []);
+            assert.is(keeper.acknowledged.length, 2);
+            const found = await entriesOnDisk(site.scene.image(owner, 'application'));
+            assert.is(countMissing(keeper.acknowledged, found), 0);
+            if (owner === 'B') {
+              await site.api.post(`/runs/${id}/rollback`);
+              await site.reached(id, 'rolled-back');
+              const back = await entriesOnDisk(site.scene.image('A', 'application'));
+              assert.is(countMissing(keeper.acknowledged, back), 0);
+            }
+            console.error(`${strategy} ${step}: ${run.phase}`);
+          } finally {
+            keeper.close();
+          }
+        }),
+      90_000,
+    ),
+  );
+}
+
+/** Starts the cut and kills the control process as soon as it says that it has begun `step`. */
+async function killAt(site: Site, id: string, step: string): Promise<void> {
+  let seen: () => void = () => {};
+  const begun = new Promise<void>((resolve) => {
+    seen = resolve;
+  });
+  const events = await site.api.events((event) => {
+    const data = event.data as { step?: { name: string } };
+    if (event.type === 'step' && data.step?.name === step) seen();
+  });
+  await site.api.post(`/runs/${id}/cut`);
+  await begun;
+  events.close();
+  await site.killControl();
 }
 
 recover(

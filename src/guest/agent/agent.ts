@@ -64,10 +64,7 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       return {};
     },
     'changeover-quiesce': ({ budgetMs }) => guest.quiesce(budgetMs),
-    'changeover-resume': () => {
-      guest.resume();
-      return {};
-    },
+    'changeover-resume': ({ reclaim }) => ({ reclaimed: guest.resume(reclaim === true) }),
     'changeover-connections-export': async ({ barrier, timeoutMs, flows }) => ({
       connections: await guest.exportConnections(barrier, timeoutMs, flows),
       neighbors: guest.network.neighbors(),

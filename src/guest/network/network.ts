@@ -34,6 +34,8 @@ export class Network {
   readonly #stack: Stack;
   readonly #override: NetOverride;
   readonly #tracker = new RequestTracker();
+  /** What the last export took out, until it is known to be somewhere else. */
+  #exported: ConnectionState[] = [];
   readonly #barriers = new Barriers();
   readonly #waiting = new Set<() => void>();
   readonly #mac: string;
@@ -146,8 +148,18 @@ export class Network {
     return this.#tracker.quiesce(budgetMs);
   }
 
-  resume(): void {
+  resume(reclaim: boolean): number {
     this.#tracker.resume();
+    const exported = this.#exported;
+    this.#exported = [];
+    if (!reclaim || exported.length === 0) return 0;
+    const { imported, refused } = this.import(exported);
+    for (const { flow, reason } of refused) {
+      this.#log(
+        `the connection of ${flow.remoteAddress}:${flow.remotePort} could not be taken back: ${reason}`,
+      );
+    }
+    return imported;
   }
 
   async export(
@@ -160,7 +172,8 @@ export class Network {
     for (const { flow, reason } of kept) {
       this.#log(`the connection of ${flow.remoteAddress}:${flow.remotePort} stays: ${reason}`);
     }
-    return connections as unknown as ConnectionState[];
+    this.#exported = connections as unknown as ConnectionState[];
+    return this.#exported;
   }
 
   /** Neighbours of both families whose hardware address is known. */

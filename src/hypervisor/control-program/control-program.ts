@@ -152,8 +152,8 @@ export class ControlProgram {
     return this.execute('changeover-quiesce', { budgetMs }, budgetMs + MARGIN_MS);
   }
 
-  async resume(): Promise<void> {
-    await this.execute('changeover-resume', {});
+  async resume(options: { reclaim?: boolean } = {}): Promise<number> {
+    return (await this.execute('changeover-resume', options)).reclaimed;
   }
 
   exportConnections(

@@ -15,9 +15,9 @@ import type { DrainResult } from '../switching/index.ts';
 import {
   checkThroughUplink,
   drain,
-  holdSteps,
+  holdPlan,
   Move,
-  overlapSteps,
+  overlapPlan,
   requireQuiet,
   returnSteps,
   verifyStep,
@@ -28,7 +28,7 @@ import { forecastPause } from './forecast.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
-import type { Engine, Step, StepReport } from './step.ts';
+import type { CutPlan, Engine, Stage, Step, StepReport } from './step.ts';
 import { doSteps, stepsOf, undoSteps } from './step.ts';
 
 /** Old flows get this long to end by themselves, ms. */
@@ -134,12 +134,18 @@ export class Run {
       throw error;
     }
     const move = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
-    const stages = this.record.strategy === 'overlap' ? overlapSteps(move) : holdSteps(move);
+    const plan = this.#plan(move);
     try {
-      await doSteps(this.#engine(), stages);
+      await doSteps(this.#engine(), plan.reversible);
     } catch (error) {
-      await this.#undo([...this.#prepareSteps, ...stepsOf(stages)], error);
+      await this.#undo([...this.#prepareSteps, ...stepsOf(plan.reversible)], error);
       throw error;
+    }
+    let failure: unknown;
+    try {
+      await doSteps(this.#engine(), plan.final);
+    } catch (error) {
+      failure = error;
     }
     this.#cut = this.#cutReport(move, this.record.strategy);
     this.#learn(this.#cut);
@@ -147,6 +153,7 @@ export class Run {
     this.#startDrain(move, this.#cut);
     this.#markPatchesApplied();
     try {
+      if (failure !== undefined) throw failure;
       await doSteps(this.#engine(), [verifyStep(move, env.policy.probation.tries)]);
     } catch (error) {
       this.#reason = sentenceOf(error);
@@ -166,22 +173,28 @@ export class Run {
     const move = new Move(env, this.record, way);
     const waitForDrain = () => this.#finishDrain(ROLLBACK_DRAIN_MS);
     let forecastMs = 0;
+    let final: readonly Stage[] = [];
     try {
       await doSteps(this.#engine(ROLLBACK), returnSteps(move, waitForDrain));
       await this.#startCapture('rollback');
       forecastMs = await this.#forecast(way, 'hold');
-      const stages = holdSteps(move);
+      const plan = holdPlan(move);
       try {
-        await doSteps(this.#engine(ROLLBACK), stages);
+        await doSteps(this.#engine(ROLLBACK), plan.reversible);
       } catch (error) {
-        await undoSteps(this.#engine(ROLLBACK), stepsOf(stages));
+        await undoSteps(this.#engine(ROLLBACK), stepsOf(plan.reversible));
         throw error;
       }
+      final = plan.final;
     } catch (error) {
       this.#reason = `rollback failed, ${this.record.to} keeps serving: ${sentenceOf(error)}`;
       this.#enter('probation');
       throw error;
     }
+    await doSteps(this.#engine(ROLLBACK), final).catch(async (error) => {
+      this.#preparation.notices.push(`the rollback was not smooth: ${sentenceOf(error)}`);
+      await this.#completeSwitch(move);
+    });
     this.#rollback = this.#cutReport(move, 'hold', forecastMs);
     this.#learn(this.#rollback);
     this.#unmarkPatches();
@@ -237,29 +250,79 @@ export class Run {
     const env = this.#env;
     const moved = env.roles.active(this.record.service) === this.record.to;
     this.#prepareSteps = preparationSteps(env, this.record, this.#preparation);
+    const there = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
     if (moved) {
-      this.#phase = 'probation';
       env.hypervisor.resources.setAssigned(this.record.to, true);
+      await this.#completeSwitch(there);
+      this.#phase = last === 'probation' ? last : 'cutting';
+      if (last !== 'probation') this.#enter('probation');
+      this.#cut = this.#cutReport(there, this.record.strategy);
+      this.#startDrain(there, this.#cut);
+      this.#startWatch(there);
       return `run ${this.record.id} was ${last}: ${this.record.to} serves, it is on probation`;
     }
     if (last === 'rolling-back') {
-      this.#phase = 'rolling-back';
+      const back = { from: this.record.to, to: this.record.from, copy: this.#reverseName() };
+      await this.#completeSwitch(new Move(env, this.record, back));
+      this.#phase = last;
+      await ensureStopped(env, this.record.to);
+      env.hypervisor.resources.setAssigned(this.record.to, false);
       this.#enter('rolled-back');
       return `run ${this.record.id} was rolling back: ${this.record.from} serves again`;
     }
-    const move = new Move(env, this.record, {
-      from: this.record.from,
-      to: this.record.to,
-      copy: copyName(this.record),
-      reverse: this.#reverseName(),
-    });
-    const cutSteps = this.record.strategy === 'overlap' ? overlapSteps(move) : holdSteps(move);
+    there.recallConnections();
     this.#phase = last === 'undoing' ? 'preparing' : last;
     await this.#undo(
-      [...this.#prepareSteps, ...stepsOf(cutSteps)],
+      [...this.#prepareSteps, ...stepsOf(this.#plan(there).reversible)],
       new PatchError('cancelled', `the control process ended while the run was ${last}`),
     );
     return `run ${this.record.id} was ${last}: it has been undone`;
+  }
+
+  #plan(move: Move): CutPlan {
+    return this.record.strategy === 'overlap' ? overlapPlan(move) : holdPlan(move);
+  }
+
+  /**
+   * What is left of a move whose role was written down already: everything here finds its work done or does it.
+   */
+  async #completeSwitch(move: Move): Promise<void> {
+    const { mux, hypervisor, log } = this.#env;
+    const { address, second } = move;
+    const attempt = async (what: string, work: Promise<unknown>) => {
+      await work.catch((error) =>
+        log.warn(`${what} was not completed`, { run: this.record.id, reason: messageOf(error) }),
+      );
+    };
+    await attempt(
+      'attaching the port',
+      mux.execute('port-state', { name: move.port(move.to), state: 'attached' }),
+    );
+    move.recallConnections();
+    const moved = move.connections.map((connection) => connection.flow);
+    // A flow that is not steered shows where the path leads.
+    const onPath = (await mux.execute('flows', { address })).find((f) => !f.steered);
+    if (onPath === undefined) {
+      await attempt('the path', mux.execute('path-set', { address, port: move.port(move.to) }));
+    } else if (onPath.port !== move.port(move.to)) {
+      const ports = { from: move.port(move.from), to: move.port(move.to) };
+      await attempt('the switch', mux.execute('switch', { address, ...ports, moved }));
+    }
+    if (moved.length > 0) {
+      await attempt(
+        'the hand-over',
+        hypervisor.control(move.to).importConnections(move.connections, move.neighbors),
+      );
+    }
+    await attempt(
+      'the private path',
+      mux.execute('private-path', { probe: this.#env.probe.port, port: null }),
+    );
+    await attempt('the release of held packets', mux.execute('hold-release', { address }));
+    if (this.record.strategy === 'overlap' && second !== undefined && move.from === this.record.from) {
+      await attempt('the change of address', hypervisor.control(move.from).alterAddress(address, second));
+    }
+    await attempt('the announcement', mux.execute('announce', { address, port: move.port(move.to) }));
   }
 
   #learn(cut: CutReport): void {

@@ -36,6 +36,15 @@ export interface Step {
 /** One step, or several sequences of steps that run at the same time and must all be done before the next stage. */
 export type Stage = Step | { readonly parallel: readonly (readonly Step[])[] };
 
+/**
+ * A cut. Until `reversible` is done, undoing its steps brings the old state back. `final` begins by writing down who serves
+ * from then on; whatever fails after that is mended forwards or by a rollback, for clients may have been answered.
+ */
+export interface CutPlan {
+  readonly reversible: readonly Stage[];
+  readonly final: readonly Stage[];
+}
+
 /** All steps of some stages, in an order whose reverse may be undone. */
 export function stepsOf(stages: readonly Stage[]): Step[] {
   return stages.flatMap((stage) => ('parallel' in stage ? stage.parallel.flat() : [stage]));

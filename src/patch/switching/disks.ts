@@ -42,6 +42,7 @@ export function cutApplicationDisk(move: Move): Step {
     undo: async () => {
       if (!move.record.hasApplicationDisk) return;
       await env.disks.execute('fence', { id: move.applicationDisk(from), mode: 'none' });
+      await env.hypervisor.control(from).thawFileSystems();
     },
   };
 }

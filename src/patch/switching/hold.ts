@@ -14,11 +14,11 @@
  *   release-held             1304   held packets go on in order; gratuitous ARP
  *
  * Until `switch-network` the undo of each step brings the old state back and nobody was refused: held packets go to the old
- * partition, its connections return to it, its disk is writable again. After `release-held` the new active may have
- * acknowledged writes: from there the way back is a rollback, which carries them.
+ * partition, its connections return to it, its disk is writable again. `switch-network` first writes down that the new active
+ * serves: as soon as connections are put into it, it may acknowledge writes. From there the way back is a rollback, which carries them.
  */
 import { PatchError } from '../errors.ts';
-import type { Stage, Step } from '../run/step.ts';
+import type { CutPlan, Stage, Step } from '../run/step.ts';
 import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
 import { nextBarrier } from './move.ts';
@@ -30,7 +30,7 @@ const START_TIMEOUT_MS = 8_000;
 const ANNOUNCEMENTS = 3;
 const ANNOUNCEMENT_INTERVAL_MS = 250;
 
-export function holdSteps(move: Move): Stage[] {
+export function holdPlan(move: Move): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
   const address = move.address;
@@ -43,15 +43,8 @@ export function holdSteps(move: Move): Stage[] {
       const { connections, neighbors } = await hypervisor
         .control(from)
         .exportConnections({ barrier, timeoutMs: 2_000, flows: move.idle });
-      move.connections = connections;
-      move.neighbors = neighbors;
+      move.keepConnections(connections, neighbors);
       return { connections: connections.length };
-    },
-    undo: async () => {
-      if (move.connections.length === 0) return;
-      const back = move.connections;
-      move.connections = [];
-      await hypervisor.control(from).importConnections(back);
     },
   };
 
@@ -62,18 +55,16 @@ export function holdSteps(move: Move): Stage[] {
       const { imported, refused } = await hypervisor
         .control(to)
         .importConnections(move.connections, move.neighbors);
-      if (refused.length > 0) {
-        throw new PatchError(
-          'standby-failed',
-          `${refused.length} connections could not be taken over: ${refused[0]?.reason}`,
-        );
-      }
+      for (const { flow, reason } of refused) env.log.warn('connection was not taken over', { flow, reason });
       move.handedOver += imported;
-      return { imported };
+      return {
+        imported,
+        refused: refused.map(({ flow, reason }) => `${flow.remoteAddress}:${flow.remotePort}: ${reason}`),
+      };
     },
   };
 
-  return [
+  const reversible: Stage[] = [
     {
       name: 'hold-new-requests',
       figure: '1301',
@@ -110,7 +101,10 @@ export function holdSteps(move: Move): Stage[] {
           waitedMs: quiesced.waitedMs,
         };
       },
-      undo: () => hypervisor.control(from).resume(),
+      // The guest itself has kept what was taken from it.
+      undo: async () => {
+        await hypervisor.control(from).resume({ reclaim: true });
+      },
     },
     {
       name: 'hold-connections',
@@ -134,10 +128,14 @@ export function holdSteps(move: Move): Stage[] {
       ],
     },
     checkThroughPrivatePath(move, address),
+  ];
+
+  const final: Stage[] = [
     {
       name: 'switch-network',
       figure: '1303',
       do: async () => {
+        env.roles.setActive(move.record.service, to);
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
         const { steered } = await mux.execute('switch', {
           address,
@@ -145,16 +143,7 @@ export function holdSteps(move: Move): Stage[] {
           to: move.port(to),
           moved: move.connections.map((c) => c.flow),
         });
-        move.switched = true;
         return { steered };
-      },
-      undo: async () => {
-        if (move.switched) {
-          await mux.execute('switch', { address, from: move.port(to), to: move.port(from), moved: 'all' });
-          move.switched = false;
-        }
-        // Before it is stopped: what it would say to its clients then must not get out.
-        await mux.execute('port-state', { name: move.port(to), state: 'isolated' });
       },
     },
     putConnections,
@@ -164,7 +153,6 @@ export function holdSteps(move: Move): Stage[] {
       do: async () => {
         const released = await mux.execute('hold-release', { address });
         move.endedMs = clock.nowMs();
-        env.roles.setActive(move.record.service, to);
         await mux.execute('announce', {
           address,
           port: move.port(to),
@@ -175,4 +163,5 @@ export function holdSteps(move: Move): Stage[] {
       },
     },
   ];
+  return { reversible, final };
 }

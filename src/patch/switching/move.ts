@@ -25,7 +25,6 @@ export class Move {
   connections: ConnectionState[] = [];
   neighbors: Neighbor[] = [];
   handedOver = 0;
-  switched = false;
 
   constructor(
     env: RunEnvironment,
@@ -38,6 +37,33 @@ export class Move {
     this.to = way.to;
     this.copy = way.copy;
     this.reverse = way.reverse;
+  }
+
+  /** Connections that have left the old stack exist nowhere else: they are journalled before anything else happens. */
+  keepConnections(connections: ConnectionState[], neighbors: Neighbor[]): void {
+    this.connections = connections;
+    this.neighbors = neighbors;
+    this.env.journal.append({
+      runId: this.record.id,
+      kind: 'state',
+      name: this.#stateName,
+      atMs: Number(this.env.clock.wallNs() / 1_000_000n),
+      facts: { connections, neighbors },
+    });
+  }
+
+  /** What `keepConnections` of an earlier control process wrote, if any. */
+  recallConnections(): void {
+    const kept = this.env.journal
+      .read(this.record.id)
+      .findLast((entry) => entry.kind === 'state' && entry.name === this.#stateName);
+    if (kept?.facts === undefined) return;
+    this.connections = kept.facts['connections'] as ConnectionState[];
+    this.neighbors = kept.facts['neighbors'] as Neighbor[];
+  }
+
+  get #stateName(): string {
+    return `connections ${this.from} → ${this.to}`;
   }
 
   get address(): string {

@@ -19,7 +19,7 @@ import { PatchError } from '../errors.ts';
 import { bareAddress, QUIET_MS } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
-import type { Stage } from '../run/step.ts';
+import type { CutPlan, Stage } from '../run/step.ts';
 import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
@@ -28,7 +28,7 @@ const START_TIMEOUT_MS = 10_000;
 const ANNOUNCEMENTS = 3;
 const ANNOUNCEMENT_INTERVAL_MS = 250;
 
-export function overlapSteps(move: Move): Stage[] {
+export function overlapPlan(move: Move): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
   const first = move.address;
@@ -39,7 +39,7 @@ export function overlapSteps(move: Move): Stage[] {
     });
   }
 
-  return [
+  const reversible: Stage[] = [
     cutApplicationDisk(move),
     startReverseLog(move),
     startApplication(move, START_TIMEOUT_MS),
@@ -55,10 +55,14 @@ export function overlapSteps(move: Move): Stage[] {
         return { address: first };
       },
     },
+  ];
+
+  const final: Stage[] = [
     {
       name: 'switch-network',
       figure: '2204',
       do: async () => {
+        env.roles.setActive(move.record.service, to);
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
         move.startedMs = clock.nowMs();
         const { steered, notice } = await mux.execute('switch', {
@@ -69,9 +73,7 @@ export function overlapSteps(move: Move): Stage[] {
           notice: { second },
           addresses: { [move.port(from)]: [second], [move.port(to)]: [first] },
         });
-        move.switched = true;
         move.endedMs = move.startedMs;
-        env.roles.setActive(move.record.service, to);
         await mux.execute('path-set', { address: second, port: move.port(from) });
         return { steered, notice };
       },
@@ -98,6 +100,8 @@ export function overlapSteps(move: Move): Stage[] {
       },
     },
   ];
+
+  return { reversible, final };
 }
 
 /** `overlap` is for services that do not write at the cut. Throws `not-quiet`. */

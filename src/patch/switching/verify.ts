@@ -24,6 +24,9 @@ export function checkThroughPrivatePath(move: Move, address: string): Step {
         await env.mux.execute('private-path', { probe, port: null });
       }
     },
+    undo: async () => {
+      await env.mux.execute('private-path', { probe, port: null });
+    },
   };
 }
 
