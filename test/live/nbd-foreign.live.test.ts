@@ -73,7 +73,7 @@ async function codeOf(work: Promise<unknown>): Promise<string> {
 }
 
 test(
-  'nbdkit memory, with every reply delayed and chunks in any order',
+  'nbdkit memory, with every reply delayed and chunks in any order, over one connection and four',
   within(
     () =>
       inFolder(async (folder) => {
@@ -83,10 +83,13 @@ test(
           ['--filter=delay', 'memory', '16M', 'rdelay=1ms', 'wdelay=1ms'],
         ]) {
           await foreign('nbdkit', ['-f', '--exit-with-parent', '-U', socket, ...extra], socket, async () => {
-            const client = await NbdClient.connect(socket, '');
-            assert.is(client.size, BigInt(SIZE));
-            await exercise(client);
-            await client.close();
+            for (const connections of [1, 4]) {
+              const client = await NbdClient.connect(socket, '', { connections });
+              assert.equal([client.size, client.connections], [BigInt(SIZE), connections]);
+              await client.writeZeroes(0n, BigInt(SIZE));
+              await exercise(client);
+              await client.close();
+            }
           });
         }
       }),
