@@ -3,7 +3,7 @@ import type { DisksClient, HypervisorSurface, MuxClient } from '../../hypervisor
 import type { Journal } from '../journal.ts';
 import type { PatchTableStore } from '../patch-table.ts';
 import type { HealthCheck, PatchingPolicy, ServiceSpec } from '../policy.ts';
-import type { PauseCalibration } from './forecast.ts';
+import type { PauseCalibration } from './calibration.ts';
 
 /** Answer of one health check. */
 export interface ProbeAnswer {

@@ -1,3 +1,4 @@
+export * from './calibration.ts';
 export * from './environment.ts';
 export * from './forecast.ts';
 export * from './phase.ts';

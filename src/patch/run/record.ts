@@ -1,6 +1,6 @@
 import type { GuestPatchResult } from '../../channel/index.ts';
 import type { Strategy } from '../policy.ts';
-import type { PauseForecast } from './forecast.ts';
+import type { PauseForecast } from './calibration.ts';
 import type { RunPhase } from './phase.ts';
 import type { StepReport } from './step.ts';
 

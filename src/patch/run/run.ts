@@ -22,8 +22,8 @@ import {
   returnSteps,
   verifyStep,
 } from '../switching/index.ts';
+import type { PauseForecast } from './calibration.ts';
 import type { RunEnvironment } from './environment.ts';
-import type { PauseForecast } from './forecast.ts';
 import { forecastPause } from './forecast.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
