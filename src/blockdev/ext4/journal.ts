@@ -41,6 +41,7 @@ export interface BlockImage {
 export class Journal {
   readonly #device: Device;
   readonly #blockSize: number;
+  readonly #fileSystemBlocks: number;
   /** Block of the file system per block of the journal. */
   readonly #blocks: Uint32Array;
   readonly #format: JournalSuperblock;
@@ -51,8 +52,15 @@ export class Journal {
   /** Length of the transaction before `#head`, 0 when the journal is (to be) empty. */
   #held = 0;
 
-  private constructor(device: Device, blocks: Uint32Array, format: JournalSuperblock, sector: Buffer) {
+  private constructor(
+    device: Device,
+    superblock: Superblock,
+    blocks: Uint32Array,
+    format: JournalSuperblock,
+    sector: Buffer,
+  ) {
     this.#device = device;
+    this.#fileSystemBlocks = superblock.blocks;
     this.#blockSize = format.blockSize;
     this.#blocks = blocks;
     this.#format = format;
@@ -91,7 +99,7 @@ export class Journal {
         },
       );
     }
-    return new Journal(device, blocks, format, Buffer.from(bytes.subarray(0, SECTOR)));
+    return new Journal(device, superblock, blocks, format, Buffer.from(bytes.subarray(0, SECTOR)));
   }
 
   /** Blocks of one transaction at most, descriptors and commit block included. */
@@ -114,6 +122,15 @@ export class Journal {
     };
     const found = await scanJournal(this.#format, read);
     for (const [block, { index, escaped }] of found.blocks) {
+      if (block >= this.#fileSystemBlocks) {
+        throw new Ext4MountError(
+          'journal-damaged',
+          `the journal has contents for block ${block}, beyond the end`,
+          {
+            remedy: 'run `e2fsck -f FILE`',
+          },
+        );
+      }
       const data = await read(index);
       if (escaped) data.writeUInt32BE(JOURNAL_MAGIC, 0);
       await put({ block, data });

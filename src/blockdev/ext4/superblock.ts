@@ -128,9 +128,12 @@ export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
   const inodesPerGroup = bytes.readUInt32LE(OFFSET.inodesPerGroup);
   // Revision 0 has inodes of 128 bytes and no field for it.
   const inodeSize = bytes.readUInt32LE(OFFSET.revision) === 0 ? 128 : bytes.readUInt16LE(OFFSET.inodeSize);
-  if (inodesPerGroup === 0 || inodeSize < 128 || inodeSize > blockSize) {
+  const descriptorSize = wide ? bytes.readUInt16LE(OFFSET.descriptorSize) : 32;
+  const sizes =
+    inodeSize >= 128 && inodeSize <= blockSize && descriptorSize >= 32 && descriptorSize <= blockSize;
+  if (inodesPerGroup === 0 || !sizes) {
     throw new Ext4MountError('has-errors', 'the superblock of this ext4 file system makes no sense', {
-      values: { inodesPerGroup, inodeSize },
+      values: { inodesPerGroup, inodeSize, descriptorSize },
       remedy: 'run `e2fsck -f FILE`',
     });
   }
@@ -146,7 +149,7 @@ export function parseSuperblock(bytes: Buffer, deviceSize: bigint): Superblock {
     firstDataBlock: bytes.readUInt32LE(OFFSET.firstDataBlock),
     inodesPerGroup,
     inodeSize,
-    descriptorSize: wide ? bytes.readUInt16LE(OFFSET.descriptorSize) : 32,
+    descriptorSize,
     journalInode: hasJournal ? bytes.readUInt32LE(OFFSET.journalInode) : 0,
     needsRecovery: (incompat & INCOMPAT.recover) !== 0,
   };
@@ -169,7 +172,8 @@ export function groupTableSize(bytes: Buffer, superblock: Superblock): number {
     (bytes.readUInt32LE(OFFSET.featureIncompat) & INCOMPAT.metaGroups) !== 0 ||
     (bytes.readUInt32LE(OFFSET.featureRoCompat) & BIG_ALLOCATION) !== 0;
   const perGroup = bytes.readUInt32LE(OFFSET.blocksPerGroup);
-  if (other || perGroup === 0) return 0;
+  // A group has at most as many blocks as one block has bits, and never fewer than 256.
+  if (other || perGroup < 256) return 0;
   const groups = Math.ceil((superblock.blocks - superblock.firstDataBlock) / perGroup);
   return groups * superblock.descriptorSize;
 }
