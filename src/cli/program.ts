@@ -331,7 +331,7 @@ function captureCommands(program: Command, hooks: ProgramHooks): void {
 
 function standaloneCommands(program: Command, hooks: ProgramHooks): void {
   const act =
-    (name: 'demo' | 'stack' | 'mux' | 'nbd' | 'logShow' | 'logVerify' | 'logReplay'): Act =>
+    (name: 'demo' | 'stack' | 'mux' | 'nbd' | 'logShow' | 'logVerify' | 'logReplay' | 'logExport'): Act =>
     async (session, args, options) =>
       (await import('./commands/standalone.ts')).standaloneCommands[name](session, args, options);
   add(
@@ -423,9 +423,9 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
 function logCommands(
   program: Command,
   hooks: ProgramHooks,
-  act: (name: 'logShow' | 'logVerify' | 'logReplay') => Act,
+  act: (name: 'logShow' | 'logVerify' | 'logReplay' | 'logExport') => Act,
 ): void {
-  const log = group(program, 'log', 'write logs of disks: show, verify, replay');
+  const log = group(program, 'log', 'write logs of disks: show, verify, replay, export');
   const directory: [string, string] = ['<dir>', 'folder of the write log'];
   const time = '2026-11-20T18:00:00.5Z, @SECONDS or nanoseconds since 1970';
   add(
@@ -471,6 +471,23 @@ function logCommands(
     hooks,
   );
 }
+  add(
+    log,
+    'export',
+    {
+      summary: 'write it in a format that other tools replay',
+      args: [directory],
+      options: [
+        flag('--format <name>', "the kernel's device-mapper target log-writes")
+          .choices(['dm-log-writes'])
+          .makeOptionMandatory(),
+        flag('--output <file>', 'new file').makeOptionMandatory(),
+      ],
+      examples: ['changeover log export ./log --format dm-log-writes --output log.dmlw'],
+      act: act('logExport'),
+    },
+    hooks,
+  );
 
 export function buildProgram(hooks: ProgramHooks): Command {
   const program = new Command('changeover')

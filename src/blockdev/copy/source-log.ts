@@ -20,7 +20,12 @@ export async function openReverseLog(
     }
   } catch (error) {
     const code = codeOf(error);
-    if (code === 'no-log') return WriteLog.create(directory, options);
+    if (code === 'no-log') {
+      const log = WriteLog.create(directory, options);
+      // There was one that could not even begin, and writes went on.
+      if (distrusted) log.markDirty(0, Number(options.diskSize));
+      return log;
+    }
     if (code !== 'damaged') throw error;
   }
   // The log cannot say everything any more: keep it aside, begin anew, compare everything.

@@ -1,4 +1,5 @@
 export * from './dirty-map.ts';
+export * from './dm-log-writes.ts';
 export * from './format.ts';
 export * from './log-aside.ts';
 export * from './log-reader.ts';

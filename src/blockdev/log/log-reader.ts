@@ -5,7 +5,7 @@
  * A log whose writer was killed may end inside a record: `torn-tail`, nothing was acknowledged of it. Anything else that is
  * wrong, the last record included when all its bytes are there, is damage.
  */
-import { close, open, read, readdirSync, statSync } from 'node:fs';
+import { close, fstatSync, open, read, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../../common/index.ts';
 import type { RecordKindName, SegmentHeader } from './format.ts';
@@ -74,6 +74,7 @@ export interface ScanOptions {
 export type ScanItem = { readonly record: LogRecord; readonly data: Buffer } | { readonly finding: Finding };
 
 const CHUNK = 1024 * 1024;
+const MIN_CHUNK = 4096;
 
 export class LogReader {
   readonly directory: string;
@@ -234,7 +235,8 @@ async function* scanSegment(
 ): AsyncGenerator<ScanItem> {
   const tag = generation.readUInt32LE(0);
   let expected = firstExpected;
-  let buffer = Buffer.allocUnsafe(CHUNK);
+  // A short segment does not need a long buffer; one that grows meanwhile is read in more steps.
+  let buffer = Buffer.allocUnsafe(chunkFor(fd, start));
   /** Bytes [base, base + filled) of the file stand in `buffer`. */
   let base = start;
   let filled = 0;
@@ -337,10 +339,14 @@ async function* scanSegment(
   }
 }
 
+function chunkFor(fd: number, start: number): number {
+  return Math.min(CHUNK, Math.max(MIN_CHUNK, fstatSync(fd).size - start));
+}
+
 async function isZeroToEnd(fd: number, from: number): Promise<boolean> {
-  const buffer = Buffer.allocUnsafe(CHUNK);
+  const buffer = Buffer.allocUnsafe(chunkFor(fd, from));
   for (let at = from; ; ) {
-    const count = await readSome(fd, buffer, 0, CHUNK, at);
+    const count = await readSome(fd, buffer, 0, buffer.length, at);
     if (count === 0) return true;
     for (let i = 0; i < count; i++) if (buffer[i] !== 0) return false;
     at += count;

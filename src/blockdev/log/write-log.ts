@@ -23,7 +23,7 @@ import {
   writev,
   writevSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Clock } from '../../common/index.ts';
 import { messageOf, systemClock, systemRandom } from '../../common/index.ts';
 import type { WriteZeroesOptions, WrittenExtent } from '../device.ts';
@@ -432,7 +432,7 @@ export class WriteLog implements WriteSink {
         createdNs: this.#clock.wallNs(),
         boot: bootId(),
       });
-      writeSync(fd, header, 0, header.length, 0);
+      for (let at = 0; at < header.length; ) at += writeSync(fd, header, at, header.length - at, at);
     } catch (error) {
       closeSync(fd);
       unlinkSync(path);
@@ -459,6 +459,8 @@ export class WriteLog implements WriteSink {
       for (const segment of done) closeSync(segment.fd);
       if (done.length > 0 || !this.#directorySynced) {
         syncDirectory(this.directory);
+        // The name of the directory itself must outlive a power failure too.
+        if (!this.#directorySynced) syncDirectory(dirname(this.directory));
         this.#directorySynced = true;
       }
     } catch (error) {

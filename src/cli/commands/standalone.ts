@@ -118,4 +118,14 @@ const logReplay: Program = async (session, args, options) => {
   return code as ExitCode;
 };
 
-export const standaloneCommands = { demo, stack, mux, nbd, logShow, logVerify, logReplay };
+const logExport: Program = async (session, args, options) => {
+  const { runLogExport } = await import('../../daemon/standalone/log.ts');
+  const code = await runLogExport({
+    directory: file(args[0]),
+    output: file(options['output']),
+    json: session.json,
+  });
+  return code as ExitCode;
+};
+
+export const standaloneCommands = { demo, stack, mux, nbd, logShow, logVerify, logReplay, logExport };

@@ -1,7 +1,14 @@
-/** `changeover log show|verify|replay DIR`: reads a write log without the daemon. Exit codes: 0, 1 damage or failure. */
+/** `changeover log show|verify|replay|export DIR`: reads a write log without the daemon. Exit codes: 0, 1 damage or failure. */
 import { join } from 'node:path';
 import type { Finding, LogRecord } from '../../blockdev/index.ts';
-import { FileStore, LogReader, replayLog, segmentName, verifyLog } from '../../blockdev/index.ts';
+import {
+  exportDmLogWrites,
+  FileStore,
+  LogReader,
+  replayLog,
+  segmentName,
+  verifyLog,
+} from '../../blockdev/index.ts';
 import { CodedError, sentenceOf } from '../../common/index.ts';
 
 export interface LogOutput {
@@ -193,6 +200,33 @@ export function runLogReplay(options: LogReplayOptions): Promise<number> {
       }
     } finally {
       await target.close();
+    }
+    return 0;
+  });
+}
+
+export interface LogExportOptions extends LogOutput {
+  readonly directory: string;
+  /** New file. */
+  readonly output: string;
+  readonly json?: boolean;
+}
+
+/** Writes a log in the kernel's dm-log-writes format. 1 when the log is damaged or the file is there already. */
+export function runLogExport(options: LogExportOptions): Promise<number> {
+  return guarded(options, 'export', async () => {
+    const { print } = outputOf(options);
+    const result = await exportDmLogWrites(await LogReader.open(options.directory), options.output);
+    if (options.json === true) print(JSON.stringify(result));
+    else {
+      print(
+        `${result.records} records exported to ${options.output}: ${result.entries} entries, ${result.bytes} bytes`,
+      );
+      if (result.unaligned > 0) {
+        print(
+          `${result.unaligned} of them were widened to whole sectors with what earlier records left there`,
+        );
+      }
     }
     return 0;
   });
