@@ -50,7 +50,7 @@ const nbd: Program = async (_session, args, options) => {
   return code as ExitCode;
 };
 
-const stack: Program = async (_session, args, options) => {
+const stack: Program = async (session, args, options) => {
   const { runStack } = await import('../../daemon/standalone/stack.ts');
   const code = await runStack({
     tap: String(options['tap']),
@@ -58,6 +58,8 @@ const stack: Program = async (_session, args, options) => {
     app: file(args[0]),
     args: args.slice(1),
     offload: options['offload'] !== false,
+    json: session.json,
+    stats: options['stats'] === true,
     ...given('gateway', options['gateway'] as string[] | undefined),
     ...given('mac', options['mac'] as string | undefined),
     ...given('mtu', options['mtu'] as number | undefined),

@@ -21,6 +21,7 @@ import {
   Stack,
   TapLink,
 } from '../../netstack/index.ts';
+import { showStats } from './stack-stats.ts';
 
 export interface RunStackOptions {
   readonly tap: string;
@@ -41,11 +42,17 @@ export interface RunStackOptions {
   readonly args?: readonly string[];
   /** Default `node`: 127.0.0.1 stays the kernel's. */
   readonly loopback?: 'node' | 'stack';
+  /** Connections and counters every second; SIGUSR1 prints them at any time. */
+  readonly stats?: boolean;
+  /** The figures as one JSON object per line. */
+  readonly json?: boolean;
   readonly print?: (line: string) => void;
   readonly complain?: (line: string) => void;
   /** Ends it; without it SIGINT and SIGTERM do. */
   readonly signal?: AbortSignal;
 }
+
+const STATS_EVERY_MS = 1000;
 
 class StackCommandError extends CodedError {}
 
@@ -187,12 +194,18 @@ export async function runStack(options: RunStackOptions): Promise<number> {
       onListening: (_server, port) => print(`changeover stack: listening on ${shown}, port ${port}`),
     });
     print(`changeover stack: ${shown} (${formatMac(mac)}) on ${tap.name}, mtu ${tap.mtu}`);
+    const endStats = showStats(stack, {
+      print,
+      json: options.json ?? false,
+      everyMs: options.stats === true ? STATS_EVERY_MS : undefined,
+    });
     process.argv.splice(1, process.argv.length - 1, app, ...(options.args ?? []));
     try {
       await load(app);
       const reason = await ended(options.signal, gone);
       if (reason !== undefined) throw reason;
     } finally {
+      endStats();
       override.uninstall();
       stack.tcp.close(true);
       stack.ip.flush();
