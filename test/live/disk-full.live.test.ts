@@ -52,6 +52,45 @@ live(
   ),
 );
 
+for (const [when, filled] of [
+  ['becomes full', 0],
+  ['has not room for its first segment', 2 * MIB],
+] as const)
+  live(
+    `the disk of a reverse log ${when}: no write of the guest fails and the way back equals the disk`,
+    within(
+      () =>
+        seeded((random) =>
+          inTmpfs(2, async (directory, small) => {
+            if (filled > 0) execFileSync('sh', ['-c', 'cat /dev/zero > "$0/full" 2>&- || true', small]);
+            const pairs = pairsIn(directory, 1, 8 * MIB);
+            const writers = new Writers(pairs.sources, random);
+            const group = pairs.group({
+              purpose: 'reverse',
+              logDirectory: small,
+              logCapBytes: 2 ** 40,
+              segmentBytes: 500_000,
+            });
+            // What was written before the log was on is on both.
+            const buffer = Buffer.alloc(8 * MIB);
+            await writers.stop();
+            await pairs.sources[0]!.store.readAt(buffer, 0n);
+            await pairs.targets[0]!.store.writeAt(buffer, 0n);
+            await group.start();
+            const late = new Writers(pairs.sources, random);
+            await eventually('the spill', () => /ENOSPC/.test(group.progress().reason ?? ''), 15_000);
+            const before = late.writes;
+            await eventually('writes go on', () => late.writes > before + 20);
+            await late.stop();
+            assert.equal(late.errors, []);
+            await group.cut({ fence: refuse, verify: true });
+            assert.is(await hashDevice(pairs.sources[0]!.store), await hashDevice(pairs.targets[0]!.store));
+          }),
+        ),
+      60_000,
+    ),
+  );
+
 live(
   'a full target disk fails the copy with ENOSPC, its target stays invalid, writes go on',
   within(
