@@ -12,7 +12,7 @@ export interface BootOptions {
 
 const USAGE =
   'main.ts --boot FILE [--lifeline]   or   main.ts --partition ID --block SOCKET --agent SOCKET --scratch DIRECTORY ' +
-  '[--port SOCKET --mac MAC --address CIDR … --gateway ADDRESS --mtu N] [--hostname NAME] [--lifeline]';
+  '[--port SOCKET --mac MAC --address CIDR … --gateway ADDRESS … --mtu N] [--hostname NAME] [--lifeline]';
 
 /** Throws GuestError `usage`, `bad-boot-description`. */
 export function parseBootOptions(argv: readonly string[]): BootOptions {
@@ -30,7 +30,7 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
         port: { type: 'string' },
         mac: { type: 'string' },
         address: { type: 'string', multiple: true },
-        gateway: { type: 'string' },
+        gateway: { type: 'string', multiple: true },
         mtu: { type: 'string' },
         hostname: { type: 'string' },
       },
@@ -46,7 +46,6 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
     return value;
   };
   const partition = need('partition');
-  const gateway = values['gateway'];
   return {
     lifeline,
     description: {
@@ -62,7 +61,7 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
               socket: need('port'),
               mac: need('mac'),
               addresses: (values['address'] as string[] | undefined) ?? [],
-              ...(typeof gateway === 'string' ? { gateway } : {}),
+              gateways: (values['gateway'] as string[] | undefined) ?? [],
               ...(values['mtu'] === undefined ? {} : { mtu: Number(values['mtu']) }),
             },
           }),

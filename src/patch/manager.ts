@@ -11,7 +11,7 @@ import { PatchError } from './errors.ts';
 import type { RegisteredPatch } from './patch-table.ts';
 import { findPatch, flagPatch } from './patch-table.ts';
 import type { ServiceSpec, Strategy } from './policy.ts';
-import { chooseStrategy } from './policy.ts';
+import { addressPairs, chooseStrategy } from './policy.ts';
 import { PauseCalibration } from './run/calibration.ts';
 import type { RunEnvironment } from './run/environment.ts';
 import type { RunPhase } from './run/phase.ts';
@@ -250,16 +250,17 @@ export class PatchManager {
     const status = hasApplicationDisk
       ? (await env.disks.execute('disk-status', { id: diskId(from, 'application') }))[0]
       : undefined;
+    const hasSecondAddress = addressPairs(service).every(({ second }) => second !== undefined);
     const choice = chooseStrategy({
       asked: request.strategy ?? env.policy.strategy,
-      hasSecondAddress: service.second !== undefined,
+      hasSecondAddress,
       hasApplicationDisk,
       quietForMs: status?.lastWriteMsAgo,
     });
-    if (choice.strategy === 'overlap' && service.second === undefined) {
+    if (choice.strategy === 'overlap' && !hasSecondAddress) {
       throw new PatchError(
         'not-quiet',
-        `service ${service.name} has no second address, which overlap needs`,
+        `service ${service.name} has no second address for each of its addresses, which overlap needs`,
         {
           remedy: 'give services[].second, or use strategy hold',
         },
@@ -278,6 +279,8 @@ export class PatchManager {
       address: service.address,
       ...(service.second === undefined ? {} : { second: service.second }),
       ...(service.gateway === undefined ? {} : { gateway: service.gateway }),
+      ...(service.address6 === undefined ? {} : { address6: service.address6 }),
+      ...(service.second6 === undefined ? {} : { second6: service.second6 }),
       hasApplicationDisk,
       patches: patches.map((row) => row.file),
       startedAtMs,

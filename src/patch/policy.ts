@@ -17,6 +17,9 @@ export interface ServiceSpec {
   /** The old partition's address while its connections drain (H8), CIDR. */
   readonly second?: string;
   readonly gateway?: string;
+  /** The same over IPv6; `second6` wherever there are `address6` and `second`. */
+  readonly address6?: string;
+  readonly second6?: string;
   readonly health: HealthCheck;
 }
 
@@ -92,6 +95,20 @@ export function chooseStrategy(facts: StrategyFacts): StrategyChoice {
     strategy: 'hold',
     reason: `the application disk was written ${Math.round(facts.quietForMs)} ms ago: requests in flight may write`,
   };
+}
+
+/** An address of a service with the one that the old partition takes while its connections drain. */
+export interface AddressPair {
+  readonly address: string;
+  readonly second?: string;
+}
+
+/** The addresses of a service, CIDR, IPv4 first. They move together. */
+export function addressPairs(service: Omit<ServiceSpec, 'name' | 'health'>): AddressPair[] {
+  const { address, second, address6, second6 } = service;
+  const pair = (first: string, other: string | undefined) =>
+    other === undefined ? { address: first } : { address: first, second: other };
+  return [pair(address, second), ...(address6 === undefined ? [] : [pair(address6, second6)])];
 }
 
 /** Address part of a CIDR. */

@@ -10,7 +10,7 @@ test('what another partition knew of the segment is learned and handed on, for b
       socket: '/nowhere/port.sock',
       mac: '02:00:00:00:00:0b',
       addresses: ['10.77.0.11/24', 'fd00::11/64'],
-      gateway: '10.77.0.1',
+      gateways: ['10.77.0.1'],
     },
     () => {},
   );

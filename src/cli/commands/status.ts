@@ -20,7 +20,7 @@ function statusLines(status: StatusView, t: Terminal, nowMs: number): string[] {
       ['service', 'address', 'active', 'since', 'health'],
       status.services.map((s) => [
         s.name,
-        s.address,
+        [s.address, s.address6].filter((address) => address !== undefined).join(' '),
         s.active,
         s.sinceMs === undefined ? 'the beginning' : timeText(s.sinceMs),
         s.health === undefined

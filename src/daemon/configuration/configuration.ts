@@ -25,12 +25,16 @@ export interface UplinkConfiguration {
   readonly mtu: number;
   /** Address in CIDR form that the host's own kernel gets on this interface; absent: left to the administrator. */
   readonly hostAddress?: string;
+  /** The same over IPv6. */
+  readonly hostAddress6?: string;
 }
 
 /** The product's own client for health checks: a port of the mux. */
 export interface ProbeConfiguration {
   /** CIDR. */
   readonly address: string;
+  /** CIDR; present when a service has `address6`. */
+  readonly address6?: string;
   readonly mac: string;
 }
 
@@ -41,6 +45,10 @@ export interface ServiceConfiguration {
   /** The old partition's address while its connections drain (H8), CIDR; needed by strategy `overlap`. */
   readonly second?: string;
   readonly gateway?: string;
+  /** The same three over IPv6; both addresses of a service move together. */
+  readonly address6?: string;
+  readonly second6?: string;
+  readonly gateway6?: string;
   /** Partition that serves at the first start; afterwards the stored roles decide. */
   readonly active: string;
   readonly health: HealthConfiguration;

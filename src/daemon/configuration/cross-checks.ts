@@ -1,5 +1,6 @@
 /** What no schema can say: references between parts of the configuration, networks, uniqueness. */
 import type { Configuration } from './configuration.ts';
+import { checkIpv6 } from './cross-checks-ipv6.ts';
 import type { ConfigurationPath, Finding } from './problems.ts';
 import { nearestName, pathText } from './problems.ts';
 
@@ -99,6 +100,7 @@ function checkNetwork(c: Configuration, findings: Finding[]): void {
       findings.push({ path: ['services', i], at: 'key', message });
     }
   }
+  checkIpv6(c, findings, (address, path) => addresses.add(address, path, 'used'));
 }
 
 function checkMacs(c: Configuration, findings: Finding[]): void {

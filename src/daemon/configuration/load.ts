@@ -3,6 +3,7 @@ import { dirname, resolve } from 'node:path';
 import type { Document, Node } from 'yaml';
 import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from 'yaml';
 import { CodedError, codeOf, messageOf } from '../../common/index.ts';
+import { formatIpAddress, parseIpAddress } from '../../netstack/index.ts';
 import type { Configuration } from './configuration.ts';
 import { crossCheck } from './cross-checks.ts';
 import type { Finding, Problem } from './problems.ts';
@@ -40,7 +41,22 @@ function offsetOf(document: Document, finding: Finding): number {
   return offset;
 }
 
-/** Paths in the file start at its folder. MACs become lower case. */
+/** IPv6 addresses as RFC 5952 writes them, the way everybody prints and compares them. */
+function canonical<T extends object>(value: T, keys: readonly (keyof T)[]): T {
+  const copy = { ...value };
+  for (const key of keys) {
+    const text = value[key];
+    if (typeof text !== 'string') continue;
+    const [address = '', length] = text.split('/');
+    const parsed = parseIpAddress(address);
+    if (parsed === undefined) continue;
+    const suffix = length === undefined ? '' : `/${length}`;
+    copy[key] = `${formatIpAddress(parsed)}${suffix}` as T[typeof key];
+  }
+  return copy;
+}
+
+/** Paths in the file start at its folder. MACs become lower case, IPv6 addresses canonical. */
 function resolved(value: Configuration, file: string): Configuration {
   const base = dirname(file);
   const absolute = (path: string) => resolve(base, path);
@@ -49,8 +65,12 @@ function resolved(value: Configuration, file: string): Configuration {
     file,
     runDirectory: absolute(value.runDirectory),
     stateDirectory: absolute(value.stateDirectory),
-    network: { ...value.network, probe: { ...probe, mac: probe.mac.toLowerCase() } },
-    services: value.services,
+    network: {
+      ...value.network,
+      uplinks: value.network.uplinks.map((uplink) => canonical(uplink, ['hostAddress6'])),
+      probe: canonical({ ...probe, mac: probe.mac.toLowerCase() }, ['address6']),
+    },
+    services: value.services.map((service) => canonical(service, ['address6', 'second6', 'gateway6'])),
     partitions: value.partitions.map((partition) => ({
       ...partition,
       disks: partition.disks.map((disk) => ({ ...disk, path: absolute(disk.path) })),

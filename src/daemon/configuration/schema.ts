@@ -41,6 +41,15 @@ function cidr(description: string): ConfigurationSchema {
   };
 }
 
+function cidr6(description: string): ConfigurationSchema {
+  return {
+    type: 'string',
+    description,
+    pattern: '^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*/([1-9][0-9]?|1[01][0-9]|12[0-7])$',
+    hint: 'an IPv6 address with prefix length 1 to 127, such as fd00::11/64',
+  };
+}
+
 function mac(description: string): ConfigurationSchema {
   return {
     type: 'string',
@@ -105,6 +114,7 @@ const uplink = object('A network device of the host that the mux owns.', ['name'
   hostAddress: cidr(
     "Address that the host's own kernel gets on this interface, with the interface set up. Left out: the administrator configures the host's side.",
   ),
+  hostAddress6: cidr6('The same over IPv6.'),
 });
 
 const service = object(
@@ -121,6 +131,14 @@ const service = object(
       description: 'Next hop out of the network.',
       pattern: `^${IPV4}$`,
       hint: 'an IPv4 address without prefix length, such as 10.77.0.1',
+    },
+    address6: cidr6('IPv6 address that clients use, too. It moves together with `address`.'),
+    second6: cidr6('The same as `second` for `address6`; needed where there is a `second`.'),
+    gateway6: {
+      type: 'string',
+      description: 'Next hop out of the IPv6 network; may be link-local.',
+      pattern: '^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$',
+      hint: 'an IPv6 address without prefix length, such as fd00::1',
     },
     active: name('Partition that serves at the first start; afterwards the stored roles decide.'),
     health: {
@@ -279,6 +297,7 @@ export const CONFIGURATION_SCHEMA: ConfigurationSchema = object(
       uplinks: list('Network devices of the host that the mux owns.', uplink, 1),
       probe: object("The product's own client for health checks, a port of the mux.", ['address'], {
         address: cidr('Its address; not used by anybody else.'),
+        address6: cidr6('Its IPv6 address; needed when a service has `address6`.'),
         mac: { ...mac('Its hardware address.'), default: '02:00:00:00:00:fe' },
       }),
     }),

@@ -31,7 +31,14 @@ import { Captures } from './captures.ts';
 import { HostNetwork } from './host-network.ts';
 import type { KeptDisks, KeptMux } from './kept.ts';
 import { keptDisks, keptMux } from './kept.ts';
-import { bareAddress, partitionConfig, patchingPolicy, serviceSpecs, sourceSpecs } from './mapping.ts';
+import {
+  bareAddress,
+  partitionConfig,
+  patchingPolicy,
+  serviceAddresses,
+  serviceSpecs,
+  sourceSpecs,
+} from './mapping.ts';
 import { Partitions } from './partitions.ts';
 import type { Probe } from './probe.ts';
 import { startProbe } from './probe.ts';
@@ -158,7 +165,12 @@ export class Daemon implements DaemonSurface {
         remedy: `known are: ${services.map((s) => s.name).join(', ')}`,
       });
     }
-    return this.mux.execute('flows', { address: bareAddress(service.address) });
+    const lists = await Promise.all(
+      serviceAddresses(service).map((address) =>
+        this.mux.execute('flows', { address: bareAddress(address) }),
+      ),
+    );
+    return lists.flat();
   }
 
   async #serviceView(service: ServiceConfiguration): Promise<ServiceView> {
@@ -167,13 +179,19 @@ export class Daemon implements DaemonSurface {
     const { state } = await this.hypervisor.partitionStatus(active);
     let health: HealthView | undefined;
     if (state === 'running') {
-      const { ok, durationMs, detail } = await this.probe.check(service.address, service.health);
-      health = { ok, durationMs, detail };
+      for (const address of serviceAddresses(service)) {
+        const { ok, durationMs, detail } = await this.probe.check(address, service.health);
+        const sumMs: number = (health?.durationMs ?? 0) + durationMs;
+        health = { ok, durationMs: sumMs, detail: ok ? detail : `${bareAddress(address)}: ${detail}` };
+        if (!ok) break;
+      }
     }
     return {
       name: service.name,
       address: service.address,
       ...(service.second === undefined ? {} : { second: service.second }),
+      ...(service.address6 === undefined ? {} : { address6: service.address6 }),
+      ...(service.second6 === undefined ? {} : { second6: service.second6 }),
       active,
       ...(role?.previous === undefined ? {} : { previous: role.previous }),
       ...(role === undefined ? {} : { sinceMs: role.sinceMs }),
@@ -224,8 +242,10 @@ export class Daemon implements DaemonSurface {
     });
     this.hypervisor = hypervisor;
     up('the hypervisor', () => hypervisor.close());
-    const gateway = c.services.find((s) => s.gateway !== undefined)?.gateway;
-    for (const partition of c.partitions) hypervisor.definePartition(partitionConfig(partition, gateway));
+    const gateways = (['gateway', 'gateway6'] as const).flatMap(
+      (key) => c.services.find((s) => s[key] !== undefined)?.[key] ?? [],
+    );
+    for (const partition of c.partitions) hypervisor.definePartition(partitionConfig(partition, gateways));
 
     this.partitions = new Partitions(this);
     up('the partitions', (keepRunning) => this.partitions.close(keepRunning));

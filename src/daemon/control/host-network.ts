@@ -51,8 +51,13 @@ export class HostNetwork {
   /** Sets addresses and brings interfaces up, where the configuration gives the host an address. Throws HostNetworkError. */
   async configure(): Promise<void> {
     for (const uplink of this.#uplinks) {
-      if (uplink.hostAddress === undefined) continue;
-      await ip('address', 'replace', uplink.hostAddress, 'dev', uplink.name);
+      const { hostAddress, hostAddress6 } = uplink;
+      if (hostAddress === undefined && hostAddress6 === undefined) continue;
+      if (hostAddress !== undefined) await ip('address', 'replace', hostAddress, 'dev', uplink.name);
+      // It is configured, not chosen: duplicate detection would only keep it from being used at once.
+      if (hostAddress6 !== undefined) {
+        await ip('-6', 'address', 'replace', hostAddress6, 'dev', uplink.name, 'nodad');
+      }
       await ip('link', 'set', 'dev', uplink.name, 'mtu', String(uplink.mtu), 'up');
     }
   }

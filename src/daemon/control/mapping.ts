@@ -1,7 +1,8 @@
 /** From the configuration's words to those of the layers below. */
 import type { PartitionConfig } from '../../hypervisor/index.ts';
 import type { PatchingPolicy, ServiceSpec, SourceSpec } from '../../patch/index.ts';
-import type { Configuration, PartitionConfiguration } from '../configuration/index.ts';
+import { addressPairs } from '../../patch/index.ts';
+import type { Configuration, PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
 
 const MIB = 1024 * 1024;
 
@@ -20,7 +21,15 @@ export function bareAddress(cidr: string): string {
   return cidr.split('/')[0] ?? cidr;
 }
 
-export function partitionConfig(partition: PartitionConfiguration, gateway?: string): PartitionConfig {
+/** Addresses of a service, CIDR, IPv4 first. */
+export function serviceAddresses(service: ServiceConfiguration): string[] {
+  return addressPairs(service).map(({ address }) => address);
+}
+
+export function partitionConfig(
+  partition: PartitionConfiguration,
+  gateways: readonly string[] = [],
+): PartitionConfig {
   return {
     id: partition.id,
     kind: partition.kind,
@@ -32,16 +41,18 @@ export function partitionConfig(partition: PartitionConfiguration, gateway?: str
       ...(sizeMiB === undefined ? {} : { sizeBytes: sizeMiB * MIB }),
     })),
     network: partition.network.map(({ name, mac }) => ({ name: portName(partition.id, name), mac })),
-    ...(gateway === undefined ? {} : { gateway }),
+    ...(gateways.length === 0 ? {} : { gateways }),
   };
 }
 
 export function serviceSpecs(configuration: Configuration): ServiceSpec[] {
-  return configuration.services.map(({ name, address, second, gateway, health }) => ({
+  return configuration.services.map(({ name, address, second, gateway, address6, second6, health }) => ({
     name,
     address,
     ...(second === undefined ? {} : { second }),
     ...(gateway === undefined ? {} : { gateway }),
+    ...(address6 === undefined ? {} : { address6 }),
+    ...(second6 === undefined ? {} : { second6 }),
     health,
   }));
 }

@@ -2,11 +2,11 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { codeOf, messageOf } from '../../common/index.ts';
 import type { PartitionStatus, StartOptions } from '../../hypervisor/index.ts';
-import { FINAL_PHASES } from '../../patch/index.ts';
+import { addressPairs, FINAL_PHASES } from '../../patch/index.ts';
 import { ApiError } from '../api/index.ts';
 import type { PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
 import type { Daemon } from './daemon.ts';
-import { bareAddress, servicePort } from './mapping.ts';
+import { bareAddress, serviceAddresses, servicePort } from './mapping.ts';
 import type { PartitionRole, PartitionView } from './views.ts';
 
 const START_LIMIT_MS = 30_000;
@@ -74,7 +74,7 @@ export class Partitions {
   async serve(service: ServiceConfiguration, id: string): Promise<PartitionStatus> {
     const { hypervisor, mux } = this.#daemon;
     const status = await hypervisor.startPartition(id, {
-      addresses: [service.address],
+      addresses: serviceAddresses(service),
       isolated: false,
       applicationDisk: this.configured(id).disks.some((disk) => disk.role === 'application'),
       startApplication: true,
@@ -82,8 +82,10 @@ export class Partitions {
     });
     const port = servicePort(this.configured(id));
     if (port !== undefined) {
-      await mux.execute('path-set', { address: bareAddress(service.address), port });
-      await mux.execute('announce', { address: bareAddress(service.address), port });
+      for (const address of serviceAddresses(service).map(bareAddress)) {
+        await mux.execute('path-set', { address, port });
+        await mux.execute('announce', { address, port });
+      }
     }
     return status;
   }
@@ -95,9 +97,9 @@ export class Partitions {
     if (service !== undefined) await this.serve(service, id);
     else {
       const first = this.#daemon.configuration.services[0];
-      const address = first?.second ?? first?.address;
       const options: StartOptions = {
-        addresses: address === undefined ? [] : [address],
+        addresses:
+          first === undefined ? [] : addressPairs(first).map(({ address, second }) => second ?? address),
         isolated: true,
         applicationDisk: false,
         startApplication: false,

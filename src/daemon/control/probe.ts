@@ -17,8 +17,8 @@ const CONNECT_LIMIT_MS = 5_000;
 
 export interface ProbeOptions {
   readonly link: LinkDevice;
-  /** CIDR. */
-  readonly address: string;
+  /** CIDR, one of each family at most. */
+  readonly addresses: readonly string[];
   readonly mac: string;
   readonly port?: string;
   readonly clock?: Clock;
@@ -26,7 +26,7 @@ export interface ProbeOptions {
 }
 
 export class Probe implements ServiceProbe {
-  readonly address: string;
+  readonly addresses: readonly string[];
   readonly port: string;
   readonly #stack: Stack;
   readonly #link: LinkDevice;
@@ -35,14 +35,16 @@ export class Probe implements ServiceProbe {
   constructor(options: ProbeOptions) {
     this.#link = options.link;
     this.#clock = options.clock ?? systemClock;
-    this.address = bareAddress(options.address);
+    this.addresses = options.addresses.map(bareAddress);
     this.port = options.port ?? PROBE_PORT;
     this.#stack = new Stack({
       clock: this.#clock,
       random: options.random ?? systemRandom,
       link: options.link,
       mac: macAddress(options.mac),
-      addresses: [cidr(options.address)],
+      addresses: options.addresses.map(cidr),
+      // Configured for nobody else, and the first check comes at once.
+      detectDuplicates: false,
     });
   }
 
@@ -52,6 +54,7 @@ export class Probe implements ServiceProbe {
     const startMs = this.#clock.nowMs();
     // Over a private path the same address may have another hardware address than a moment ago.
     this.#stack.ip.arp.clear();
+    this.#stack.ip.neighbours.clear();
     return new Promise((resolve) => {
       let connection: TcpConnection | undefined;
       let localPort = 0;
@@ -69,7 +72,7 @@ export class Probe implements ServiceProbe {
         settle(false, `${what} within ${target.timeoutMs} ms`);
       });
       const handler =
-        'http' in health ? httpHandler(health.http, bareAddress(address), settle) : tcpHandler(settle);
+        'http' in health ? httpHandler(health.http, hostOf(address), settle) : tcpHandler(settle);
       try {
         connection = this.#stack.tcp.connect(
           { remoteAddress: ipAddress(bareAddress(address)), remotePort: target.port },
@@ -85,6 +88,12 @@ export class Probe implements ServiceProbe {
   close(): void {
     this.#link.close();
   }
+}
+
+/** As a URL writes it. */
+function hostOf(address: string): string {
+  const bare = bareAddress(address);
+  return bare.includes(':') ? `[${bare}]` : bare;
 }
 
 type Settle = (ok: boolean, detail: string) => void;
@@ -144,13 +153,14 @@ function httpHandler(
 /** Makes the probe's port at the mux and connects to it. */
 export async function startProbe(daemon: Daemon): Promise<Probe> {
   const { configuration, mux, paths } = daemon;
-  const { address, mac } = configuration.network.probe;
+  const { address, address6, mac } = configuration.network.probe;
+  const addresses = [address, ...(address6 === undefined ? [] : [address6])];
   const socket = join(paths.directory, 'ports', `${PROBE_PORT}.sock`);
   await mux.execute('port-add', {
     name: PROBE_PORT,
     socket,
     mac,
-    addresses: [bareAddress(address)],
+    addresses: addresses.map(bareAddress),
     role: 'probe',
     vnetHeader: true,
   });
@@ -158,7 +168,7 @@ export async function startProbe(daemon: Daemon): Promise<Probe> {
   const link = new StreamLink({ path: socket, name: PROBE_PORT });
   try {
     await link.ready(CONNECT_LIMIT_MS);
-    return new Probe({ link, address, mac });
+    return new Probe({ link, addresses, mac });
   } catch (error) {
     link.close();
     throw error;

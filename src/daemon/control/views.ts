@@ -42,6 +42,9 @@ export interface ServiceView {
   readonly name: string;
   readonly address: string;
   readonly second?: string;
+  /** The same over IPv6. */
+  readonly address6?: string;
+  readonly second6?: string;
   readonly active: string;
   /** Who served before; absent when the service was never moved. */
   readonly previous?: string;

@@ -135,6 +135,10 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
     case 'switch': {
       const address = String(args['address']);
       memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: args['to'] } });
+      for (const other of (args['also'] ?? []) as { address: string }[]) {
+        const path = { address: other.address, port: args['to'] };
+        memory.put(`path ${other.address}`, 3, { name: 'path-set', args: path });
+      }
       const addresses = (args['addresses'] ?? {}) as Record<string, string[]>;
       for (const [port, list] of Object.entries(addresses)) withAddresses(memory, port, list);
       break;

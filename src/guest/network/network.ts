@@ -42,7 +42,7 @@ export class Network {
   readonly #log: (line: string) => void;
 
   constructor(description: NetworkDescription, log: (line: string) => void) {
-    const { socket, mac, mtu = 1500, addresses, gateway } = description;
+    const { socket, mac, mtu = 1500, addresses, gateways = [] } = description;
     this.#mac = mac;
     this.#log = log;
     this.#link = new StreamLink({
@@ -60,7 +60,7 @@ export class Network {
       addresses: addresses.map((text) => cidr(text)),
       // Addresses are assigned and taken over by the patch manager, and must serve at once.
       detectDuplicates: false,
-      ...(gateway === undefined ? {} : { gateway: ipAddress(gateway) }),
+      gateway: gateways.map(ipAddress),
     });
     this.#stack.ip.onEtherType(BARRIER_ETHERTYPE, (buffer, at, length) =>
       this.#barriers.receive(buffer, at, length),

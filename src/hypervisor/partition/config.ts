@@ -31,8 +31,8 @@ export interface PartitionConfig {
   /** At most one per role. */
   readonly disks: readonly DiskConfig[];
   readonly network: readonly NetworkConfig[];
-  /** Default gateway of the guest, text form. */
-  readonly gateway?: string;
+  /** Default gateways of the guest, at most one of each family, text form. */
+  readonly gateways?: readonly string[];
   /** Default: the partition's id. */
   readonly hostname?: string;
 }

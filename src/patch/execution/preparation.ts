@@ -10,6 +10,7 @@ import type { CopyStatus } from '../../hypervisor/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { tableForGuest } from '../patch-table.ts';
+import { addressPairs } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 import type { Facts, Step, StepTools } from '../run/step.ts';
@@ -37,9 +38,9 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
   const { from, to } = record;
   const copy = copyName(record);
   const bootOptions = {
-    addresses: [
-      record.strategy === 'overlap' && record.second !== undefined ? record.second : record.address,
-    ],
+    addresses: addressPairs(record).map(({ address, second }) =>
+      record.strategy === 'overlap' && second !== undefined ? second : address,
+    ),
     isolated: true,
     applicationDisk: false,
     startApplication: false,

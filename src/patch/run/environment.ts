@@ -21,8 +21,8 @@ export interface ProbeAnswer {
  */
 export interface ServiceProbe {
   check(address: string, health: HealthCheck): Promise<ProbeAnswer>;
-  /** The probe's address, text form. */
-  readonly address: string;
+  /** The probe's addresses, text form. */
+  readonly addresses: readonly string[];
   /** Name of its port at the mux. */
   readonly port: string;
 }

@@ -4,7 +4,8 @@
  * sum is multiplied by what earlier cuts of this daemon took in proportion to theirs.
  */
 import { diskId } from '../../hypervisor/index.ts';
-import { bareAddress } from '../policy.ts';
+import type { HealthCheck } from '../policy.ts';
+import { addressPairs, bareAddress } from '../policy.ts';
 import type { PauseForecast } from './calibration.ts';
 import type { RunEnvironment } from './environment.ts';
 import type { RunRecord } from './record.ts';
@@ -28,8 +29,7 @@ export async function forecastPause(
     ? await env.disks.execute('copy-round', { copy: way.copy }, { timeoutMs: 60_000 })
     : undefined;
   const guest = (await env.hypervisor.partitionStatus(way.from)).guest;
-  const check =
-    service === undefined ? undefined : await env.probe.check(bareAddress(record.address), service.health);
+  const check = service === undefined ? undefined : await checkEach(env, record, service.health);
   const muxMs = await median(
     () => env.mux.execute('counters', { address: bareAddress(record.address) }),
     env,
@@ -44,10 +44,24 @@ export async function forecastPause(
     applicationStart: guest?.applicationStartMs ?? 0,
     check: check?.durationMs ?? 0,
     connections: HAND_OVER_MS * (guest?.connections ?? 0),
-    commands: MUX_COMMANDS * muxMs + GUEST_COMMANDS * fromMs + BLOCK_COMMANDS * blockMs,
+    commands:
+      MUX_COMMANDS * addressPairs(record).length * muxMs + GUEST_COMMANDS * fromMs + BLOCK_COMMANDS * blockMs,
   };
   const pauseMs = env.calibration.ratio * Object.values(parts).reduce((sum, ms) => sum + ms, 0);
   return { pauseMs, parts };
+}
+
+/** As the cut does it: each address in turn. */
+async function checkEach(
+  env: RunEnvironment,
+  record: RunRecord,
+  health: HealthCheck,
+): Promise<{ durationMs: number }> {
+  let durationMs = 0;
+  for (const { address } of addressPairs(record)) {
+    durationMs += (await env.probe.check(bareAddress(address), health)).durationMs;
+  }
+  return { durationMs };
 }
 
 async function median(call: () => Promise<unknown>, env: RunEnvironment): Promise<number> {

@@ -19,6 +19,9 @@ export interface RunRecord {
   /** CIDR. */
   readonly second?: string;
   readonly gateway?: string;
+  /** The same over IPv6. */
+  readonly address6?: string;
+  readonly second6?: string;
   readonly hasApplicationDisk: boolean;
   /** Patch files flagged for it. */
   readonly patches: readonly string[];

@@ -11,10 +11,12 @@ import { capturePath, prepareEvidence, writeEvidence } from '../evidence/index.t
 import type { PreparationResult } from '../execution/index.ts';
 import { copyName, ensureStopped, preparationSteps } from '../execution/index.ts';
 import type { Strategy } from '../policy.ts';
+import { addressPairs, bareAddress } from '../policy.ts';
 import type { DrainResult } from '../switching/index.ts';
 import {
   checkThroughUplink,
   drain,
+  flowsOf,
   holdPlan,
   Move,
   overlapPlan,
@@ -218,7 +220,9 @@ export class Run {
     const env = this.#env;
     this.#watch?.stop();
     await this.#finishDrain(DRAIN_DEADLINE_MS);
-    await env.mux.execute('notice-cancel', { address: this.record.address.split('/')[0] ?? '', force: true });
+    for (const { address } of addressPairs(this.record)) {
+      await env.mux.execute('notice-cancel', { address: bareAddress(address), force: true });
+    }
     await this.#stopCapture();
     if (this.record.hasApplicationDisk) await env.disks.execute('copy-cancel', { copy: this.#reverseName() });
     await ensureStopped(env, this.record.from);
@@ -288,7 +292,6 @@ export class Run {
    */
   async #completeSwitch(move: Move): Promise<void> {
     const { mux, hypervisor, log } = this.#env;
-    const { address, second } = move;
     const attempt = async (what: string, work: Promise<unknown>) => {
       await work.catch((error) =>
         log.warn(`${what} was not completed`, { run: this.record.id, reason: messageOf(error) }),
@@ -300,13 +303,18 @@ export class Run {
     );
     move.recallConnections();
     const moved = move.connections.map((connection) => connection.flow);
-    // A flow that is not steered shows where the path leads.
-    const onPath = (await mux.execute('flows', { address })).find((f) => !f.steered);
-    if (onPath === undefined) {
-      await attempt('the path', mux.execute('path-set', { address, port: move.port(move.to) }));
-    } else if (onPath.port !== move.port(move.to)) {
-      const ports = { from: move.port(move.from), to: move.port(move.to) };
-      await attempt('the switch', mux.execute('switch', { address, ...ports, moved }));
+    for (const address of move.addresses) {
+      // A flow that is not steered shows where the path leads.
+      const onPath = (await mux.execute('flows', { address })).find((f) => !f.steered);
+      if (onPath === undefined) {
+        await attempt('the path', mux.execute('path-set', { address, port: move.port(move.to) }));
+      } else if (onPath.port !== move.port(move.to)) {
+        const ports = { from: move.port(move.from), to: move.port(move.to) };
+        await attempt(
+          'the switch',
+          mux.execute('switch', { address, ...ports, moved: flowsOf(address, moved) }),
+        );
+      }
     }
     if (moved.length > 0) {
       await attempt(
@@ -318,11 +326,13 @@ export class Run {
       'the private path',
       mux.execute('private-path', { probe: this.#env.probe.port, port: null }),
     );
-    await attempt('the release of held packets', mux.execute('hold-release', { address }));
-    if (this.record.strategy === 'overlap' && second !== undefined && move.from === this.record.from) {
-      await attempt('the change of address', hypervisor.control(move.from).alterAddress(address, second));
+    for (const { address, second } of move.pairs) {
+      await attempt('the release of held packets', mux.execute('hold-release', { address }));
+      if (this.record.strategy === 'overlap' && second !== undefined && move.from === this.record.from) {
+        await attempt('the change of address', hypervisor.control(move.from).alterAddress(address, second));
+      }
+      await attempt('the announcement', mux.execute('announce', { address, port: move.port(move.to) }));
     }
-    await attempt('the announcement', mux.execute('announce', { address, port: move.port(move.to) }));
   }
 
   #learn(cut: CutReport): void {
@@ -423,9 +433,16 @@ export class Run {
   #startDrain(move: Move, cut: CutReport): void {
     let stopped = false;
     const count = async () => {
-      const { sinceSwitch } = await this.#env.mux.execute('counters', { address: move.address });
-      const { rewritten, steered, held, heldDropped, rstSuppressed } = sinceSwitch;
-      cut.packets = { rewritten, steered, held, heldDropped, rstSuppressed };
+      const counted = await move.each((address) => this.#env.mux.execute('counters', { address }));
+      const sum = (name: keyof PacketCounts) =>
+        counted.reduce((all, { sinceSwitch }) => all + sinceSwitch[name], 0);
+      cut.packets = {
+        rewritten: sum('rewritten'),
+        steered: sum('steered'),
+        held: sum('held'),
+        heldDropped: sum('heldDropped'),
+        rstSuppressed: sum('rstSuppressed'),
+      };
     };
     const work = async (): Promise<DrainResult> => {
       const result = await drain(
@@ -437,7 +454,7 @@ export class Run {
         () => stopped,
       );
       if (result.abandoned.length === 0 && !stopped) {
-        await this.#env.mux.execute('notice-cancel', { address: move.address });
+        await move.each((address) => this.#env.mux.execute('notice-cancel', { address }));
       }
       await count();
       writeEvidence(this.report(), this.#env.journal.read(this.record.id));

@@ -6,7 +6,7 @@
 import type { ConnectionState, FlowName } from '../../channel/index.ts';
 import { messageOf } from '../../common/index.ts';
 import type { Move } from './move.ts';
-import { nextBarrier } from './move.ts';
+import { flowsOf, nextBarrier } from './move.ts';
 
 const ROUND_MS = 200;
 /** A round that moves nobody yet is worth a hold only for so long, ms. */
@@ -19,7 +19,7 @@ export interface DrainResult {
 
 /** Moves what is idle now; returns how many connections moved. */
 export async function handOverIdle(move: Move): Promise<number> {
-  const { env, from, to, address } = move;
+  const { env, from, to } = move;
   const { mux, hypervisor } = env;
   const old = hypervisor.control(from);
   const { idle } = await old.quiesce(0);
@@ -27,38 +27,50 @@ export async function handOverIdle(move: Move): Promise<number> {
     await old.resume();
     return 0;
   }
-  const flows = idle.map((flow) => ({ ...flow, localAddress: address }));
+  const parts = move.addresses
+    .map((address) => ({ address, flows: flowsOf(address, idle) }))
+    .filter(({ flows }) => flows.length > 0);
   const barrier = nextBarrier();
-  await mux.execute('hold-start', {
-    address,
-    scope: 'flows',
-    flows,
-    barrier,
-    limits: { timeoutMs: HOLD_LIMIT_MS },
-  });
   try {
+    for (const [i, { address, flows }] of parts.entries()) {
+      await mux.execute('hold-start', {
+        address,
+        scope: 'flows',
+        flows: flows.map((flow) => ({ ...flow, localAddress: address })),
+        ...(i === parts.length - 1 ? { barrier } : {}),
+        limits: { timeoutMs: HOLD_LIMIT_MS },
+      });
+    }
     const { connections, neighbors } = await old.exportConnections({
       barrier,
       timeoutMs: HOLD_LIMIT_MS,
       flows: idle,
     });
-    const renamed = connections.map((connection) => underAddress(connection, address));
+    const renamed = connections.map((connection) => underAddress(connection, move.addresses));
     // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
-    await mux.execute('flows-moved', { address, flows: renamed.map((c) => c.flow) });
+    for (const { address } of parts) {
+      const flows = flowsOf(
+        address,
+        renamed.map((connection) => connection.flow),
+      );
+      await mux.execute('flows-moved', { address, flows });
+    }
     const { imported, refused } = await hypervisor.control(to).importConnections(renamed, neighbors);
     for (const { flow, reason } of refused) {
       env.log.warn('connection was not taken over', { flow, reason });
     }
     return imported;
   } finally {
-    await mux.execute('hold-release', { address });
+    for (const { address } of parts) await mux.execute('hold-release', { address });
     await old.resume();
   }
 }
 
 /** A connection that left under the old partition's second address arrives under the service address. */
-function underAddress(connection: ConnectionState, address: string): ConnectionState {
-  return { ...connection, flow: { ...connection.flow, localAddress: address } };
+function underAddress(connection: ConnectionState, addresses: readonly string[]): ConnectionState {
+  const { flow } = connection;
+  const localAddress = addresses.find((address) => flowsOf(address, [flow]).length > 0) ?? flow.localAddress;
+  return { ...connection, flow: { ...flow, localAddress } };
 }
 
 /** Rounds of `handOverIdle` until nothing is steered to the old partition, at most `deadlineMs`. */
@@ -68,7 +80,7 @@ export async function drain(
   onMoved: (count: number) => void,
   stopped: () => boolean,
 ): Promise<DrainResult> {
-  const { env, address } = move;
+  const { env } = move;
   const { mux, clock } = env;
   const untilMs = clock.nowMs() + deadlineMs;
   let handedOver = 0;
@@ -81,9 +93,8 @@ export async function drain(
       env.log.warn('hand-over of idle connections failed, will be tried again', { reason: messageOf(error) });
     }
     // A flow that has ended stays listed for a while, so that its last segments find their way.
-    const steered = (await mux.execute('flows', { address, steered: true })).filter(
-      (f) => f.state !== 'closed',
-    );
+    const listed = await move.each((address) => mux.execute('flows', { address, steered: true }));
+    const steered = listed.flat().filter((f) => f.state !== 'closed');
     if (steered.length === 0) break;
     if (clock.nowMs() >= untilMs) return { handedOver, abandoned: steered.map((f) => f.flow) };
     await new Promise((resolve) => setTimeout(resolve, ROUND_MS));

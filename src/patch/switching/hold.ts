@@ -21,7 +21,7 @@ import { PatchError } from '../errors.ts';
 import type { CutPlan, Stage, Step } from '../run/step.ts';
 import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
-import { nextBarrier } from './move.ts';
+import { flowsOf, nextBarrier } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
 /** Held packets wait no longer than this, ms; then the mux lets them go to whoever has the path. */
@@ -33,7 +33,6 @@ const ANNOUNCEMENT_INTERVAL_MS = 250;
 export function holdPlan(move: Move): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
-  const address = move.address;
   let barrier = 0;
 
   const takeConnections: Step = {
@@ -70,15 +69,17 @@ export function holdPlan(move: Move): CutPlan {
       figure: '1301',
       do: async () => {
         move.startedMs = clock.nowMs();
-        await mux.execute('hold-start', {
-          address,
-          scope: 'new-flows',
-          limits: { timeoutMs: HOLD_TIMEOUT_MS },
-        });
+        await move.each((address) =>
+          mux.execute('hold-start', {
+            address,
+            scope: 'new-flows',
+            limits: { timeoutMs: HOLD_TIMEOUT_MS },
+          }),
+        );
         return undefined;
       },
       undo: async () => {
-        await mux.execute('hold-release', { address });
+        await move.each((address) => mux.execute('hold-release', { address }));
       },
     },
     {
@@ -111,13 +112,17 @@ export function holdPlan(move: Move): CutPlan {
       figure: '',
       do: async () => {
         barrier = nextBarrier();
-        await mux.execute('hold-start', {
-          address,
-          scope: 'all',
-          except: move.draining,
-          barrier,
-          limits: { timeoutMs: HOLD_TIMEOUT_MS },
-        });
+        // The barrier follows when every address is held.
+        const last = move.addresses.at(-1);
+        await move.each((address) =>
+          mux.execute('hold-start', {
+            address,
+            scope: 'all',
+            except: flowsOf(address, move.draining),
+            ...(address === last ? { barrier } : {}),
+            limits: { timeoutMs: HOLD_TIMEOUT_MS },
+          }),
+        );
         return undefined;
       },
     },
@@ -127,7 +132,7 @@ export function holdPlan(move: Move): CutPlan {
         [cutApplicationDisk(move), startReverseLog(move), startApplication(move, START_TIMEOUT_MS)],
       ],
     },
-    checkThroughPrivatePath(move, address),
+    checkThroughPrivatePath(move, move.addresses),
   ];
 
   const final: Stage[] = [
@@ -137,13 +142,14 @@ export function holdPlan(move: Move): CutPlan {
       do: async () => {
         env.roles.setActive(move.record.service, to);
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
-        const { steered } = await mux.execute('switch', {
+        const flows = move.connections.map((c) => c.flow);
+        const [first, ...also] = move.addresses.map((address) => ({
           address,
-          from: move.port(from),
-          to: move.port(to),
-          moved: move.connections.map((c) => c.flow),
-        });
-        return { steered };
+          moved: flowsOf(address, flows),
+        }));
+        const ports = { from: move.port(from), to: move.port(to) };
+        const { steered, also: others = [] } = await mux.execute('switch', { ...first!, ...ports, also });
+        return { steered: others.reduce((sum, other) => sum + other.steered, steered) };
       },
     },
     putConnections,
@@ -151,15 +157,20 @@ export function holdPlan(move: Move): CutPlan {
       name: 'release-held',
       figure: '1304',
       do: async () => {
-        const released = await mux.execute('hold-release', { address });
+        const released = await move.each((address) => mux.execute('hold-release', { address }));
         move.endedMs = clock.nowMs();
-        await mux.execute('announce', {
-          address,
-          port: move.port(to),
-          count: ANNOUNCEMENTS,
-          intervalMs: ANNOUNCEMENT_INTERVAL_MS,
-        });
-        return { released: released.released, longestHoldMs: released.longestHoldMs };
+        await move.each((address) =>
+          mux.execute('announce', {
+            address,
+            port: move.port(to),
+            count: ANNOUNCEMENTS,
+            intervalMs: ANNOUNCEMENT_INTERVAL_MS,
+          }),
+        );
+        return {
+          released: released.reduce((sum, hold) => sum + hold.released, 0),
+          longestHoldMs: Math.max(...released.map((hold) => hold.longestHoldMs)),
+        };
       },
     },
   ];

@@ -2,7 +2,7 @@
 import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
-import { bareAddress } from '../policy.ts';
+import { addressPairs, bareAddress } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 
@@ -66,12 +66,23 @@ export class Move {
     return `connections ${this.from} → ${this.to}`;
   }
 
-  get address(): string {
-    return bareAddress(this.record.address);
+  /** Of every address that moves, IPv4 first. */
+  get addresses(): string[] {
+    return this.pairs.map(({ address }) => address);
   }
 
-  get second(): string | undefined {
-    return this.record.second === undefined ? undefined : bareAddress(this.record.second);
+  get pairs(): { readonly address: string; readonly second?: string }[] {
+    return addressPairs(this.record).map(({ address, second }) => ({
+      address: bareAddress(address),
+      ...(second === undefined ? {} : { second: bareAddress(second) }),
+    }));
+  }
+
+  /** Whatever is to be done for each address, in order. */
+  async each<T>(work: (address: string) => Promise<T>): Promise<T[]> {
+    const results: T[] = [];
+    for (const address of this.addresses) results.push(await work(address));
+    return results;
   }
 
   /** Name of a partition's first port at the mux. */
@@ -92,6 +103,15 @@ export class Move {
       throw new PatchError('no-such-service', `there is no service ${this.record.service}`);
     return found;
   }
+}
+
+/** Those flows, however the partition names its own side, whose service address is of the family of `address`. */
+export function flowsOf(address: string, flows: readonly FlowName[]): FlowName[] {
+  return flows.filter((flow) => isIpv6Text(flow.remoteAddress) === isIpv6Text(address));
+}
+
+function isIpv6Text(address: string): boolean {
+  return address.includes(':');
 }
 
 let lastBarrier = Math.floor(Math.random() * 0x4000_0000);

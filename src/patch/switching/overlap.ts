@@ -16,7 +16,7 @@
  */
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
-import { bareAddress, QUIET_MS } from '../policy.ts';
+import { QUIET_MS } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 import type { CutPlan, Stage } from '../run/step.ts';
@@ -31,28 +31,32 @@ const ANNOUNCEMENT_INTERVAL_MS = 250;
 export function overlapPlan(move: Move): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
-  const first = move.address;
-  const second = move.second;
-  if (second === undefined) {
+  const pairs = move.pairs.flatMap(({ address, second }) =>
+    second === undefined ? [] : [{ address, second }],
+  );
+  if (pairs.length < move.pairs.length) {
     throw new PatchError('not-quiet', `service ${move.record.service} has no second address`, {
-      remedy: 'give services[].second, or use strategy hold',
+      remedy: 'give services[].second (and second6), or use strategy hold',
     });
   }
+  const seconds = pairs.map(({ second }) => second);
 
   const reversible: Stage[] = [
     cutApplicationDisk(move),
     startReverseLog(move),
     startApplication(move, START_TIMEOUT_MS),
-    checkThroughPrivatePath(move, second),
+    checkThroughPrivatePath(move, seconds),
     {
       name: 'request-address',
       figure: '2201',
       do: async () => {
         const control = hypervisor.control(to);
-        await control.prepareAddress(second, first);
-        await control.alterAddress(second, first);
-        await hypervisor.control(from).prepareAddress(first, second);
-        return { address: first };
+        for (const { address, second } of pairs) {
+          await control.prepareAddress(second, address);
+          await control.alterAddress(second, address);
+          await hypervisor.control(from).prepareAddress(address, second);
+        }
+        return { addresses: move.addresses };
       },
     },
   ];
@@ -65,37 +69,43 @@ export function overlapPlan(move: Move): CutPlan {
         env.roles.setActive(move.record.service, to);
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
         move.startedMs = clock.nowMs();
-        const { steered, notice } = await mux.execute('switch', {
-          address: first,
+        const parts = pairs.map(({ address, second }) => ({ address, moved: [], notice: { second } }));
+        const { steered, also = [] } = await mux.execute('switch', {
+          ...parts[0]!,
           from: move.port(from),
           to: move.port(to),
-          moved: [],
-          notice: { second },
-          addresses: { [move.port(from)]: [second], [move.port(to)]: [first] },
+          addresses: { [move.port(from)]: seconds, [move.port(to)]: move.addresses },
+          also: parts.slice(1),
         });
         move.endedMs = move.startedMs;
-        await mux.execute('path-set', { address: second, port: move.port(from) });
-        return { steered, notice };
+        for (const second of seconds)
+          await mux.execute('path-set', { address: second, port: move.port(from) });
+        return { steered: also.reduce((sum, other) => sum + other.steered, steered) };
       },
     },
     {
       name: 'alter-own-address',
       figure: '2202',
       do: async () => {
-        const { connections } = await hypervisor.control(from).alterAddress(first, second);
-        return { connections, from: first, to: bareAddress(second) };
+        let connections = 0;
+        for (const { address, second } of pairs) {
+          connections += (await hypervisor.control(from).alterAddress(address, second)).connections;
+        }
+        return { connections, from: move.addresses, to: seconds };
       },
     },
     {
       name: 'announce-address',
       figure: '2203',
       do: async () => {
-        await mux.execute('announce', {
-          address: first,
-          port: move.port(to),
-          count: ANNOUNCEMENTS,
-          intervalMs: ANNOUNCEMENT_INTERVAL_MS,
-        });
+        await move.each((address) =>
+          mux.execute('announce', {
+            address,
+            port: move.port(to),
+            count: ANNOUNCEMENTS,
+            intervalMs: ANNOUNCEMENT_INTERVAL_MS,
+          }),
+        );
         return undefined;
       },
     },

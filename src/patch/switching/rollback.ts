@@ -9,6 +9,7 @@
  */
 
 import { ensureStopped } from '../execution/index.ts';
+import { addressPairs } from '../policy.ts';
 import type { Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
@@ -35,7 +36,7 @@ export function returnSteps(move: Move, waitForDrain: () => Promise<string[]>): 
       name: 'stop-old',
       figure: '',
       do: async () => {
-        await mux.execute('notice-cancel', { address: move.address, force: true });
+        await move.each((address) => mux.execute('notice-cancel', { address, force: true }));
         await hypervisor.exportApplicationDisk(to, false);
         await ensureStopped(env, to);
         return undefined;
@@ -46,7 +47,7 @@ export function returnSteps(move: Move, waitForDrain: () => Promise<string[]>): 
       figure: '707',
       do: async () => {
         const status = await hypervisor.startPartition(to, {
-          addresses: [move.record.address],
+          addresses: addressPairs(move.record).map(({ address }) => address),
           isolated: true,
           applicationDisk: false,
           startApplication: false,

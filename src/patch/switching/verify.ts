@@ -3,8 +3,8 @@ import { PatchError } from '../errors.ts';
 import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
-/** The standby's application answers over the private path, before any client reaches it. */
-export function checkThroughPrivatePath(move: Move, address: string): Step {
+/** The standby's application answers over the private path, at each of these addresses, before any client reaches it. */
+export function checkThroughPrivatePath(move: Move, addresses: readonly string[]): Step {
   const { env, to } = move;
   const probe = env.probe.port;
   return {
@@ -13,13 +13,19 @@ export function checkThroughPrivatePath(move: Move, address: string): Step {
     do: async (): Promise<Facts> => {
       await env.mux.execute('private-path', { probe, port: move.port(to) });
       try {
-        const answer = await env.probe.check(address, move.service.health);
-        if (!answer.ok) {
-          throw new PatchError('unhealthy', `the service on standby ${to} is not healthy: ${answer.detail}`, {
+        const details = new Set<string>();
+        let ms = 0;
+        for (const address of addresses) {
+          const answer = await env.probe.check(address, move.service.health);
+          ms += answer.durationMs;
+          details.add(answer.detail);
+          if (answer.ok) continue;
+          const what = `the service on standby ${to} is not healthy at ${address}: ${answer.detail}`;
+          throw new PatchError('unhealthy', what, {
             remedy: 'the active partition keeps serving; see the console of the standby',
           });
         }
-        return { answer: answer.detail, ms: answer.durationMs };
+        return { answer: [...details].join(', '), ms };
       } finally {
         await env.mux.execute('private-path', { probe, port: null });
       }
@@ -32,12 +38,25 @@ export function checkThroughPrivatePath(move: Move, address: string): Step {
 
 /** As a client on the uplink would ask, and the mux says that it was the new active that answered (1304, 1506, 2205). */
 export async function checkThroughUplink(move: Move): Promise<{ ok: boolean; detail: string; ms: number }> {
+  let last = { ok: true, detail: '', ms: 0 };
+  for (const address of move.addresses) {
+    const result = await checkAddress(move, address);
+    last = { ...result, ms: last.ms + result.ms };
+    if (!result.ok) break;
+  }
+  return last;
+}
+
+async function checkAddress(
+  move: Move,
+  address: string,
+): Promise<{ ok: boolean; detail: string; ms: number }> {
   const { env, to } = move;
-  const answer = await env.probe.check(move.address, move.service.health);
-  if (!answer.ok) return { ok: false, detail: answer.detail, ms: answer.durationMs };
-  const flows = await env.mux.execute('flows', { address: move.address });
+  const answer = await env.probe.check(address, move.service.health);
+  if (!answer.ok) return { ok: false, detail: `${address}: ${answer.detail}`, ms: answer.durationMs };
+  const flows = await env.mux.execute('flows', { address });
   const own = flows.find(
-    (f) => f.flow.remoteAddress === env.probe.address && f.flow.remotePort === answer.localPort,
+    (f) => env.probe.addresses.includes(f.flow.remoteAddress) && f.flow.remotePort === answer.localPort,
   );
   if (own !== undefined && own.port !== move.port(to)) {
     return {

@@ -97,7 +97,7 @@ configuration(
     const lines = linesOf(text);
     assert.ok(
       lines.includes(
-        `c.yaml:${line}:5: unknown key "adress" in services[0], did you mean "address"? allowed: name, address, second, gateway, active, health`,
+        `c.yaml:${line}:5: unknown key "adress" in services[0], did you mean "address"? allowed: name, address, second, gateway, address6, second6, gateway6, active, health`,
       ),
       lines.join('\n'),
     );
@@ -274,5 +274,77 @@ configuration(
     );
   }),
 );
+
+/** The template with IPv6. */
+function withIpv6(...changes: [string, string][]): string {
+  const text = changed(
+    ['hostAddress: 10.77.0.1/24', 'hostAddress6: "FD00:0::1/64"\n      hostAddress: 10.77.0.1/24'],
+    ['    address: 10.77.0.254/24', '    address6: "fd00::fe/64"\n    address: 10.77.0.254/24'],
+    [
+      '    active: A',
+      '    address6: "fd00::11/64"\n    second6: "fd00::12/64"\n    gateway6: "fe80::1"\n    active: A',
+    ],
+  );
+  return changes.reduce((before, [from, to]) => {
+    assert.ok(before.includes(from), from);
+    return before.replace(from, to);
+  }, text);
+}
+
+configuration(
+  'IPv6 addresses are taken, in the form in which everybody writes them',
+  within(() => {
+    const c = parseConfiguration(withIpv6(), '/etc/changeover/c.yaml', 'c.yaml');
+    assert.is(c.network.uplinks[0]?.hostAddress6, 'fd00::1/64');
+    assert.is(c.network.probe.address6, 'fd00::fe/64');
+    const { address6, second6, gateway6 } = c.services[0]!;
+    assert.equal([address6, second6, gateway6], ['fd00::11/64', 'fd00::12/64', 'fe80::1']);
+  }),
+);
+
+const IPV6_MISTAKES: readonly [string, [string, string][], RegExp][] = [
+  [
+    'no address',
+    [['fd00::11/64', 'fd00::1::1/64']],
+    /services\[0\]\.address6 is fd00::1::1\/64, no IPv6 address/,
+  ],
+  [
+    'a link-local address',
+    [['fd00::11/64', 'fe80::11/64']],
+    /address6 is fe80::11\/64, which is no address of a host/,
+  ],
+  ['a group', [['fd00::12/64', 'ff02::1/64']], /second6 is ff02::1\/64, which is no address of a host/],
+  [
+    'another network',
+    [['fd00::12/64', 'fd01::12/64']],
+    /second6 is fd01::12\/64, outside the network of network\.probe\.address6/,
+  ],
+  [
+    'an address twice',
+    [['fd00::12/64', 'fd00::11/64']],
+    /second6 is fd00::11, which is already used in services\[0\]\.address6/,
+  ],
+  ['a gateway elsewhere', [['fe80::1', 'fd01::1']], /gateway6 is fd01::1, outside the network/],
+  ['itself as gateway', [['fe80::1', 'fd00::12']], /gateway6 is fd00::12, the service's own address/],
+  ['a small MTU', [['mtu: 1500', 'mtu: 1000']], /mtu is 1000, IPv6 needs at least 1280/],
+  [
+    'a service without the probe',
+    [['    address6: "fd00::fe/64"\n', '']],
+    /network\.probe\.address6 is missing/,
+  ],
+  ['one second address', [['    second6: "fd00::12/64"\n', '']], /services\[0\]\.second6 is missing/],
+  [
+    'a second address of nothing',
+    [['    address6: "fd00::11/64"\n', '']],
+    /services\[0\]\.address6 is missing: second6 is of no use/,
+  ],
+];
+
+for (const [what, changes, expected] of IPV6_MISTAKES) {
+  configuration(
+    `IPv6 is refused with ${what}`,
+    within(() => assert.match(linesOf(withIpv6(...changes)).join('\n'), expected)),
+  );
+}
 
 configuration.run();

@@ -31,7 +31,7 @@ function world(serve?: (connection: TcpConnection) => void, port = 80): World {
   });
   const client = new Probe({
     link: left,
-    address: '10.0.0.1/24',
+    addresses: ['10.0.0.1/24'],
     mac: '02:00:00:00:00:01',
     clock,
     random: new SeededRandom(2),
@@ -80,7 +80,7 @@ probe(
     assert.ok(answer.localPort >= 32_768);
     assert.ok(answer.durationMs >= 0 && answer.durationMs < 1000);
     assert.match(w.request, /^GET \/version HTTP\/1\.1\r\nHost: 10\.0\.0\.2\r\n/);
-    assert.is(w.client.address, '10.0.0.1');
+    assert.equal(w.client.addresses, ['10.0.0.1']);
   }),
 );
 

@@ -7,9 +7,10 @@ export interface BootDescription {
     readonly mac: string;
     /** Port socket of the mux, frames with virtio-net header. */
     readonly socket: string;
-    /** CIDR. */
+    /** CIDR, either family. */
     readonly addresses: readonly string[];
-    readonly gateway?: string;
+    /** At most one of each family, text form. */
+    readonly gateways?: readonly string[];
     readonly mtu?: number;
   };
   /** NBD server with the exports `system` and, when the application disk is attached, `application`. */

@@ -187,7 +187,7 @@ function bootDescription(spec: GuestSpec): BootDescription {
             mac: device.mac,
             socket: spec.portSocket,
             addresses: spec.addresses,
-            ...(config.gateway === undefined ? {} : { gateway: config.gateway }),
+            ...(config.gateways === undefined ? {} : { gateways: config.gateways }),
           },
         }),
     blockSocket: spec.blockSocket,
