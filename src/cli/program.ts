@@ -471,7 +471,6 @@ function logCommands(
     },
     hooks,
   );
-}
   add(
     log,
     'export',
@@ -489,6 +488,7 @@ function logCommands(
     },
     hooks,
   );
+}
 
 export function buildProgram(hooks: ProgramHooks): Command {
   const program = new Command('changeover')

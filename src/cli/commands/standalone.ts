@@ -66,7 +66,8 @@ const stack: Program = async (session, args, options) => {
     ...given('loopback', options['loopback'] as 'node' | 'stack' | undefined),
     ...given('pcap', options['pcap'] === undefined ? undefined : file(options['pcap'])),
   });
-  return code as ExitCode;
+  // What the application has open would keep the process; it ends with its stack.
+  process.exit(code);
 };
 
 /** Times are checked before anything is opened. */
