@@ -120,7 +120,7 @@ patching:
   malwareScanner: none
   allowUnscanned: true
   strategy: auto
-  budget: {pauseMs: 1000, copyMs: 60000, quiesceMs: 500}
+  budget: {pauseMs: 5000, copyMs: 60000, quiesceMs: 500}
   lateWrites: refuse
   probation: {startWaitMs: 0, stabilityMs: 5000, tries: 3, rollbackOnFailure: true}
 `;
