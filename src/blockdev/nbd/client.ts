@@ -510,6 +510,12 @@ export class NbdClient implements Device {
       await link.disconnect(CLOSE_LIMIT_MS);
       throw new NbdClientError('ESTALE', `${this.#name()} came back as another one: ${difference}`);
     }
+    const absent = absentContext(this.#info, link.info);
+    if (absent !== undefined) {
+      // An export that appears between the two halves of the negotiation is offered without its contexts: tried again.
+      await link.disconnect(CLOSE_LIMIT_MS);
+      throw new NbdClientError('ENOENT', `${this.#name()} came back without the context ${absent}`);
+    }
     if (lost !== undefined) throw lost;
     current = link;
     this.#link = link;
@@ -579,6 +585,11 @@ function differenceOf(before: ExportInfo, now: ExportInfo): string | undefined {
   const relied = before.transmissionFlags & ~nbd.NBD_FLAG_READ_ONLY & ~nbd.NBD_FLAG_ROTATIONAL;
   const fenced = (now.transmissionFlags & nbd.NBD_FLAG_READ_ONLY) !== 0;
   if (!fenced && (now.transmissionFlags & relied) !== relied) return 'it can do less';
-  for (const [id, name] of before.contexts) if (now.contexts.get(id) !== name) return `no context ${name}`;
+  return undefined;
+}
+
+/** A context that was agreed on before and is not now. */
+function absentContext(before: ExportInfo, now: ExportInfo): string | undefined {
+  for (const [id, name] of before.contexts) if (now.contexts.get(id) !== name) return name;
   return undefined;
 }
