@@ -453,6 +453,7 @@ export class Run {
         },
         () => stopped,
       );
+      cut.abandoned = result.abandoned.map(flowText);
       if (result.abandoned.length === 0 && !stopped) {
         await move.each((address) => this.#env.mux.execute('notice-cancel', { address }));
       }

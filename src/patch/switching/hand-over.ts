@@ -84,6 +84,7 @@ export async function drain(
   const { mux, clock } = env;
   const untilMs = clock.nowMs() + deadlineMs;
   let handedOver = 0;
+  let left: FlowName[] = [];
   while (!stopped()) {
     try {
       const moved = await handOverIdle(move);
@@ -95,9 +96,9 @@ export async function drain(
     // A flow that has ended stays listed for a while, so that its last segments find their way.
     const listed = await move.each((address) => mux.execute('flows', { address, steered: true }));
     const steered = listed.flat().filter((f) => f.state !== 'closed');
-    if (steered.length === 0) break;
-    if (clock.nowMs() >= untilMs) return { handedOver, abandoned: steered.map((f) => f.flow) };
+    left = steered.map((f) => f.flow);
+    if (left.length === 0 || clock.nowMs() >= untilMs) break;
     await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
   }
-  return { handedOver, abandoned: [] };
+  return { handedOver, abandoned: left };
 }
