@@ -9,5 +9,5 @@ done
 [ -n "$include" ] || { echo "block-io: node_api.h not found: run npm install, or set NODE_API_INCLUDE" >&2; exit 1; }
 mkdir -p "$here/build"
 ${CC:-cc} -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -I"$include" \
-  -o "$here/build/block_io.node.new" "$here/native/block-io.c"
+  -o "$here/build/block_io.node.new" "$here/native/block-io.c" "$here/native/crc32.c"
 mv "$here/build/block_io.node.new" "$here/build/block_io.node"

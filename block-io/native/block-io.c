@@ -8,8 +8,11 @@
  *   allocate(fd, mode, offset, length)            fallocate                                     promise
  *   copyRange(from, fromOffset, to, toOffset, n)  copy_file_range                               promise
  *   clone(from, to)                               ioctl FICLONE                                 promise
+ *   crc32(buffer, crc)                            CRC-32 of the bytes, continued from `crc`     at once
  */
 #define _GNU_SOURCE
+#include "crc32.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -130,12 +133,27 @@ static napi_value allocate(napi_env env, napi_callback_info info) { return start
 static napi_value copy_range(napi_env env, napi_callback_info info) { return start(env, info, COPY_RANGE, 5, "block-io:copy"); }
 static napi_value clone_(napi_env env, napi_callback_info info) { return start(env, info, CLONE, 2, "block-io:clone"); }
 
+static napi_value crc32_(napi_env env, napi_callback_info info) {
+  napi_value argv[2], out;
+  size_t argc = 2, length;
+  void *data;
+  uint32_t crc;
+  if (napi_get_cb_info(env, info, &argc, argv, NULL, NULL) != napi_ok || argc < 2) return NULL;
+  if (napi_get_buffer_info(env, argv[0], &data, &length) != napi_ok || napi_get_value_uint32(env, argv[1], &crc) != napi_ok) {
+    napi_throw_type_error(env, "EINVAL", "block-io: crc32 wants bytes and a number");
+    return NULL;
+  }
+  return napi_create_uint32(env, crc32(crc, data, length), &out) == napi_ok ? out : NULL;
+}
+
 NAPI_MODULE_INIT() {
+  crc32_prepare();
   const struct {
     const char *name;
     napi_callback call;
   } table[] = {{"seek", seek_},         {"readNow", read_now},     {"writeNow", write_now},
-               {"allocate", allocate}, {"copyRange", copy_range}, {"clone", clone_}};
+               {"allocate", allocate}, {"copyRange", copy_range}, {"clone", clone_},
+               {"crc32", crc32_}};
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     napi_value function;
     if (napi_create_function(env, table[i].name, NAPI_AUTO_LENGTH, table[i].call, NULL, &function) != napi_ok ||

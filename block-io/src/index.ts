@@ -1,11 +1,12 @@
 /**
- * File calls that Node lacks. Every function answers with a count or offset, or with the negative errno; none throws for what
+ * File calls that Node lacks, and a fast checksum. Every file function answers with a count or offset, or with the negative errno; none throws for what
  * the kernel says. Where the addon is not built, or a file system does not know a call, the answer is −EOPNOTSUPP and the
  * caller takes its slower way.
  */
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
 import { getSystemErrorName } from 'node:util';
+import { crc32 as zlibCrc32 } from 'node:zlib';
 
 interface Native {
   seek(fd: number, offset: number, whence: number): number;
@@ -14,6 +15,7 @@ interface Native {
   allocate(fd: number, mode: number, offset: number, length: number): Promise<number>;
   copyRange(from: number, fromOffset: number, to: number, toOffset: number, length: number): Promise<number>;
   clone(from: number, to: number): Promise<number>;
+  crc32(data: Uint8Array, crc: number): number;
 }
 
 const { EOPNOTSUPP, EAGAIN, ENOSYS, EINVAL, EXDEV, ENOTTY, ENXIO } = constants.errno;
@@ -92,6 +94,10 @@ export function copyRange(
 export function cloneFile(from: number, to: number): Promise<number> {
   return native?.clone(from, to) ?? Promise.resolve(-EOPNOTSUPP);
 }
+
+/** CRC-32 as `node:zlib` has it, several times as fast where the processor can multiply without carry. */
+export const crc32: (data: Uint8Array, crc?: number) => number =
+  native === undefined ? zlibCrc32 : (data, crc = 0) => native.crc32(data, crc);
 
 /** The answer says that this file (or these two) cannot do it, not that it went wrong. */
 export function isUnsupported(answer: number): boolean {

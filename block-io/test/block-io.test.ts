@@ -1,11 +1,14 @@
+import { randomBytes } from 'node:crypto';
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { crc32 as zlibCrc32 } from 'node:zlib';
 import {
   AllocateMode,
   allocate,
   cloneFile,
   copyRange,
+  crc32,
   errnoName,
   isPastData,
   isUnsupported,
@@ -94,5 +97,20 @@ io('copies inside the kernel', () =>
     }
   }),
 );
+
+io('crc32 is the one of zlib, whatever length, alignment and beginning', () => {
+  const bytes = randomBytes(9000);
+  assert.is(crc32(Buffer.from('123456789')), 0xcbf43926);
+  for (let length = 0; length <= 300; length++)
+    for (const start of [0, 1, 7, 13]) {
+      const part = bytes.subarray(start, start + length);
+      assert.is(crc32(part, length * 0x00d23456), zlibCrc32(part, length * 0x00d23456));
+    }
+  for (let length = 301; length < 8900; length += 37)
+    assert.is(crc32(bytes.subarray(3, 3 + length)), zlibCrc32(bytes.subarray(3, 3 + length)));
+  const whole = crc32(bytes.subarray(4000), crc32(bytes.subarray(0, 4000)));
+  assert.is(whole, zlibCrc32(bytes));
+  assert.throws(() => crc32('no bytes' as unknown as Buffer));
+});
 
 io.run();

@@ -2,7 +2,7 @@
  * The write log on disk: a directory of segments `00000001.wlog`, `00000002.wlog`, …; each a header, then records without
  * gaps. All integers little-endian. Records as named offsets: they are written and read once per write of a guest.
  */
-import { crc32 } from 'node:zlib';
+import { crc32 } from 'block-io';
 import { CodedError } from '../../common/index.ts';
 
 /**
