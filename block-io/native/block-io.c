@@ -8,6 +8,8 @@
  *   allocate(fd, mode, offset, length)            fallocate                                     promise
  *   copyRange(from, fromOffset, to, toOffset, n)  copy_file_range                               promise
  *   clone(from, to)                               ioctl FICLONE                                 promise
+ *   writeBack(fd, offset, length)                 sync_file_range: begins to write dirty pages  promise
+ *   dropCached(fd, offset, length)                posix_fadvise DONTNEED: forgets clean pages   promise
  *   crc32(buffer, crc)                            CRC-32 of the bytes, continued from `crc`     at once
  */
 #define _GNU_SOURCE
@@ -72,7 +74,7 @@ static napi_value transfer(napi_env env, napi_callback_info info, int write) {
 static napi_value read_now(napi_env env, napi_callback_info info) { return transfer(env, info, 0); }
 static napi_value write_now(napi_env env, napi_callback_info info) { return transfer(env, info, 1); }
 
-enum kind { ALLOCATE, COPY_RANGE, CLONE };
+enum kind { ALLOCATE, COPY_RANGE, CLONE, WRITE_BACK, DROP_CACHED };
 
 /* A call that may wait: runs on libuv's thread pool. Owned by this addon from `start` until `finish`. */
 struct job {
@@ -93,6 +95,11 @@ static void run(napi_env env, void *data) {
   } else if (job->kind == COPY_RANGE) {
     off_t from = (off_t)job->n[1], to = (off_t)job->n[3];
     done = copy_file_range((int)job->n[0], &from, (int)job->n[2], &to, (size_t)job->n[4], 0);
+  } else if (job->kind == WRITE_BACK) {
+    done = sync_file_range((int)job->n[0], (off_t)job->n[1], (off_t)job->n[2], SYNC_FILE_RANGE_WRITE);
+  } else if (job->kind == DROP_CACHED) {
+    errno = posix_fadvise((int)job->n[0], (off_t)job->n[1], (off_t)job->n[2], POSIX_FADV_DONTNEED);
+    done = errno == 0 ? 0 : -1;
   } else {
     done = ioctl((int)job->n[1], FICLONE, (int)job->n[0]);
   }
@@ -133,6 +140,9 @@ static napi_value allocate(napi_env env, napi_callback_info info) { return start
 static napi_value copy_range(napi_env env, napi_callback_info info) { return start(env, info, COPY_RANGE, 5, "block-io:copy"); }
 static napi_value clone_(napi_env env, napi_callback_info info) { return start(env, info, CLONE, 2, "block-io:clone"); }
 
+static napi_value write_back(napi_env env, napi_callback_info info) { return start(env, info, WRITE_BACK, 3, "block-io:write-back"); }
+static napi_value drop_cached(napi_env env, napi_callback_info info) { return start(env, info, DROP_CACHED, 3, "block-io:drop-cached"); }
+
 static napi_value crc32_(napi_env env, napi_callback_info info) {
   napi_value argv[2], out;
   size_t argc = 2, length;
@@ -153,7 +163,7 @@ NAPI_MODULE_INIT() {
     napi_callback call;
   } table[] = {{"seek", seek_},         {"readNow", read_now},     {"writeNow", write_now},
                {"allocate", allocate}, {"copyRange", copy_range}, {"clone", clone_},
-               {"crc32", crc32_}};
+               {"writeBack", write_back}, {"dropCached", drop_cached}, {"crc32", crc32_}};
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     napi_value function;
     if (napi_create_function(env, table[i].name, NAPI_AUTO_LENGTH, table[i].call, NULL, &function) != napi_ok ||

@@ -15,6 +15,8 @@ interface Native {
   allocate(fd: number, mode: number, offset: number, length: number): Promise<number>;
   copyRange(from: number, fromOffset: number, to: number, toOffset: number, length: number): Promise<number>;
   clone(from: number, to: number): Promise<number>;
+  writeBack(fd: number, offset: number, length: number): Promise<number>;
+  dropCached(fd: number, offset: number, length: number): Promise<number>;
   crc32(data: Uint8Array, crc: number): number;
 }
 
@@ -93,6 +95,16 @@ export function copyRange(
 /** ioctl FICLONE on the thread pool: the whole of `from` appears in `to`, sharing its blocks. */
 export function cloneFile(from: number, to: number): Promise<number> {
   return native?.clone(from, to) ?? Promise.resolve(-EOPNOTSUPP);
+}
+
+/** sync_file_range(2) on the thread pool: the kernel begins to write what is dirty there; nothing is durable by it. */
+export function writeBack(fd: number, offset: number, length: number): Promise<number> {
+  return native?.writeBack(fd, offset, length) ?? Promise.resolve(-EOPNOTSUPP);
+}
+
+/** posix_fadvise(2) DONTNEED on the thread pool: cached pages that are clean are given back. */
+export function dropCached(fd: number, offset: number, length: number): Promise<number> {
+  return native?.dropCached(fd, offset, length) ?? Promise.resolve(-EOPNOTSUPP);
 }
 
 /** CRC-32 as `node:zlib` has it, several times as fast where the processor can multiply without carry. */

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 as zlibCrc32 } from 'node:zlib';
@@ -9,6 +9,7 @@ import {
   cloneFile,
   copyRange,
   crc32,
+  dropCached,
   errnoName,
   isPastData,
   isUnsupported,
@@ -17,6 +18,7 @@ import {
   seekData,
   seekHole,
   wouldWait,
+  writeBack,
   writeNow,
 } from 'block-io';
 import { suite } from 'uvu';
@@ -94,6 +96,24 @@ io('copies inside the kernel', () =>
       assert.ok(cloned === 0 || isUnsupported(cloned), errnoName(cloned || -1));
     } finally {
       closeSync(to);
+    }
+  }),
+);
+
+io('written back and forgotten, a file reads the same', () =>
+  withFile(async (fd) => {
+    const bytes = randomBytes(64 * 1024);
+    writeSync(fd, bytes, 0, bytes.length, 0);
+    const begun = await writeBack(fd, 0, bytes.length);
+    assert.ok(begun === 0 || isUnsupported(begun), errnoName(begun || -1));
+    const dropped = await dropCached(fd, 0, bytes.length);
+    assert.ok(dropped === 0 || isUnsupported(dropped), errnoName(dropped || -1));
+    const again = Buffer.alloc(bytes.length);
+    readSync(fd, again, 0, again.length, 0);
+    assert.ok(again.equals(bytes));
+    if (nativeAvailable) {
+      assert.is(errnoName(await writeBack(9999, 0, 1)), 'EBADF');
+      assert.is(errnoName(await dropCached(9999, 0, 1)), 'EBADF');
     }
   }),
 );

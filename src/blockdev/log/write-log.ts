@@ -42,6 +42,7 @@ import {
   segmentName,
   segmentNumbers,
 } from './format.ts';
+import { WriteBehind } from './write-behind.ts';
 
 export interface WriteLogOptions {
   readonly diskId: string;
@@ -113,6 +114,7 @@ export class WriteLog implements WriteSink {
   readonly #capBytes: number;
   readonly #onSpill: ((reason: string) => void) | undefined;
   readonly #budget = new InlineBudget();
+  readonly #behind: WriteBehind;
   readonly #header = Buffer.alloc(RECORD.size);
   #segments: Segment[] = [];
   #nextSequence = 1n;
@@ -144,6 +146,7 @@ export class WriteLog implements WriteSink {
     this.#segmentBytes = options.segmentBytes ?? 64 * 1024 * 1024;
     this.#capBytes = options.capBytes ?? Number.MAX_SAFE_INTEGER;
     this.#onSpill = options.onSpill;
+    this.#behind = new WriteBehind(directory);
   }
 
   /** Begins a log in `directory` (made when absent). Throws LogError `log-exists`; a log disk that is full spills at once. */
@@ -345,6 +348,7 @@ export class WriteLog implements WriteSink {
         segment.tail += size;
         segment.writes++;
         this.#bytes += size;
+        this.#behind.wrote(segment.number, segment.tail);
       } catch (error) {
         this.#spill(messageOf(error));
         this.#markDirty(address, length);
@@ -402,6 +406,7 @@ export class WriteLog implements WriteSink {
         segment.tail += bytes;
         segment.writes++;
         this.#bytes += bytes;
+        this.#behind.wrote(segment.number, segment.tail);
         sequence += BigInt(records);
       }
     } catch (error) {
