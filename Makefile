@@ -26,7 +26,7 @@ test: test-packages build node_modules/.test-addons-built lint ## every test; th
 bench: test-packages bench-packages build ## ours and the peers in the same run
 	@$(TSX) bench/main.ts $(BENCH)
 
-soak: test-packages build ## the long counts; SECONDS=600 by default
+soak: test-packages build ## the long counts, each for at most SECONDS (600; 0: to its end)
 	@SOAK=1 $(TSX) tools/test.ts --soak $(TESTS)
 
 fuzz: test-packages build ## parsers and servers with fresh seeds and large counts

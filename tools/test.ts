@@ -1,5 +1,7 @@
 /**
- * Runs test files, each in its own process: `node --import tsx tools/test.ts [--jobs N] [FILTER …]`.
+ * Runs test files, each in its own process: `node --import tsx tools/test.ts [--jobs N] [--soak] [FILTER …]`.
+ * `--soak`: only files that have larger counts (SOAK=1) or fresh seeds (FUZZ=1), without the time limit of a file; what they print
+ * is shown. Counts of trials (`S1: 200 of 200 …; SEED=7`) are always shown.
  * `*.live.test.ts` files run inside a network namespace of their own (with loopback up), one after the other.
  * Last line: `N passed, N failed` (and `, N skipped`). Exit 1 when anything failed, nothing ran, or under CI a live test skipped.
  */
@@ -14,6 +16,7 @@ const { values, positionals } = parseArgs({
   options: {
     jobs: { type: 'string', default: String(availableParallelism()) },
     verbose: { type: 'boolean', short: 'v' },
+    soak: { type: 'boolean', default: false },
   },
   allowPositionals: true,
 });
@@ -31,6 +34,7 @@ const isLive = (file: string) => file.endsWith('.live.test.ts');
 
 const files = globSync(['test/**/*.test.ts', 'block-io/test/**/*.test.ts', 'tap-tun/test/**/*.test.ts'])
   .filter((file) => positionals.length === 0 || positionals.some((filter) => file.includes(filter)))
+  .filter((file) => !values.soak || /SOAK|FUZZ|new Trials/.test(readFileSync(file, 'utf8')))
   .sort();
 
 function count(output: string, word: string): number {
@@ -69,7 +73,9 @@ function run(file: string): Promise<Outcome> {
     };
     child.stdout.on('data', add);
     child.stderr.on('data', add);
+    // A soak ends by itself: each of its tests has a limit.
     const limit = setTimeout(() => {
+      if (values.soak) return;
       output += `\n${file}: killed, still running after ${FILE_LIMIT_MS / 1000} s\n`;
       try {
         process.kill(-child.pid!, 'SIGKILL');
@@ -123,7 +129,9 @@ async function worker(queue: string[]): Promise<void> {
     console.log(
       `${mark} ${file}  ${outcome.passed} passed, ${outcome.failed} failed${skips}  ${(outcome.ms / 1000).toFixed(1)} s`,
     );
-    if (outcome.failed > 0 || values.verbose) console.log(outcome.output.replace(/^/gm, '     | '));
+    if (outcome.failed > 0 || values.verbose || values.soak)
+      console.log(outcome.output.replace(/^/gm, '     | '));
+    else for (const [line] of outcome.output.matchAll(/\b[A-Z]\d+: .*SEED=\d+/g)) console.log(`     ${line}`);
   }
 }
 

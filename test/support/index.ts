@@ -3,3 +3,4 @@ export * from './live.ts';
 export * from './namespace.ts';
 export * from './scratch.ts';
 export * from './seed.ts';
+export * from './soak.ts';

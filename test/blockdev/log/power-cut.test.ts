@@ -15,17 +15,16 @@ import {
 } from '../../../src/blockdev/index.ts';
 import type { SeededRandom } from '../../../src/common/index.ts';
 import { codeOf } from '../../../src/common/index.ts';
-import { seeded, within } from '../../support/index.ts';
+import { limitMs, SOAK, seeded, Trials, within } from '../../support/index.ts';
 import type { Files } from './volatile-files.ts';
 import { afterPowerCut, Crash, SECTOR, VolatileFiles } from './volatile-files.ts';
 
 const power = suite('blockdev/log/power-cut');
 
-const soak = process.env['SOAK'] === '1';
-const POWER_CUTS = soak ? 50_000_000 : 100_000;
-const RECOVERY_CRASHES = soak ? 20_000 : 200;
-const FLIPPED_BITS = soak ? 10_000_000 : 20_000;
-const LIMIT_MS = soak ? 24 * 3_600_000 : 270_000;
+const POWER_CUTS = SOAK ? 50_000_000 : 100_000;
+const RECOVERY_CRASHES = SOAK ? 20_000 : 200;
+const FLIPPED_BITS = SOAK ? 10_000_000 : 20_000;
+const LIMIT_MS = limitMs(270_000);
 
 const LOG = '/volatile/log';
 const IMAGE = '/volatile/disk/a.img';
@@ -169,15 +168,15 @@ power(
     () =>
       seeded(async (random, seed) => {
         const ends = new Map<string, number>();
-        let cuts = 0;
-        while (cuts < POWER_CUTS) {
+        const cuts = new Trials('S3: power cuts', 100_000, POWER_CUTS);
+        while (cuts.more) {
           const trace = await record(random);
           const view = new VolatileFiles();
           await inVolatile(view, async () => {
             const places = trace.disk.changes.length;
-            for (let count = 0; count <= places && cuts < POWER_CUTS; count++) {
+            for (let count = 0; count <= places && cuts.more; count++) {
               const bounds = boundsAt(trace, count);
-              for (let again = 0; again < 20 && cuts < POWER_CUTS; again++, cuts++) {
+              for (let again = 0; again < 20 && cuts.more; again++, cuts.count++) {
                 view.files = afterPowerCut(trace.before, trace.disk.changes, count, random);
                 checkSectors(view.files.get(IMAGE)!, bounds, 'disk');
                 const { bytes, finding } = await replayed(trace);
@@ -187,8 +186,7 @@ power(
             }
           });
         }
-        console.log(`S3: ${cuts} power cuts, logs found ${[...ends].join(' ')}; SEED=${seed}`);
-        assert.is(cuts, POWER_CUTS);
+        cuts.report(seed, `logs found ${[...ends].join(' ')}`);
       }),
     LIMIT_MS,
   ),
@@ -211,27 +209,28 @@ power(
   within(
     () =>
       seeded(async (random, seed) => {
-        let crashes = 0;
-        while (crashes < RECOVERY_CRASHES) {
+        const crashes = new Trials('S4: crashes during recovery', 200, RECOVERY_CRASHES);
+        while (crashes.more) {
           const trace = await record(random);
           const count = random.below(trace.disk.changes.length + 1);
           const found = afterPowerCut(trace.before, trace.disk.changes, count, random);
           const sound = new VolatileFiles(new Map(found));
           const next = await inVolatile(sound, () => recoverAndGoOn().catch(() => -1n));
           if (next < 0n) continue;
-          for (let at = 0; at < sound.made && crashes < RECOVERY_CRASHES; at++, crashes++) {
+          for (let at = 0; at < sound.made && crashes.more; at++, crashes.count++) {
             const crashed = new VolatileFiles(new Map(found));
             crashed.crashAt = at;
             await inVolatile(crashed, () => recoverAndGoOn().catch(() => 0n));
             const files =
-              crashes % 2 === 0
+              crashes.count % 2 === 0
                 ? crashed.files
                 : afterPowerCut(found, crashed.changes, crashed.changes.length, random);
             const again = new VolatileFiles(files);
             await inVolatile(again, async () => {
               const then = await recoverAndGoOn();
               // After kill -9 the log is gone on with; after a power failure what was not flushed may be damaged.
-              if (crashes % 2 === 0) assert.ok(then >= next, `recovered to ${then}, at first to ${next}`);
+              if (crashes.count % 2 === 0)
+                assert.ok(then >= next, `recovered to ${then}, at first to ${next}`);
               let sequence = 1n;
               for await (const item of (await LogReader.open(LOG)).scan()) {
                 if ('finding' in item) break;
@@ -243,8 +242,7 @@ power(
             });
           }
         }
-        console.log(`S4: ${crashes} crashes during recovery; SEED=${seed}`);
-        assert.is(crashes, RECOVERY_CRASHES);
+        crashes.report(seed);
       }),
     LIMIT_MS,
   ),
@@ -255,13 +253,13 @@ power(
   within(
     () =>
       seeded(async (random, seed) => {
-        let flips = 0;
-        while (flips < FLIPPED_BITS) {
+        const flips = new Trials('S10: flipped bits', 20_000, FLIPPED_BITS);
+        while (flips.more) {
           const trace = await record(random);
           const segments = [...trace.disk.files.keys()].filter((name) => name.startsWith(LOG));
           const view = new VolatileFiles(trace.disk.files);
           await inVolatile(view, async () => {
-            for (let i = 0; i < 2000 && flips < FLIPPED_BITS; i++, flips++) {
+            for (let i = 0; i < 2000 && flips.more; i++, flips.count++) {
               const name = segments[random.below(segments.length)]!;
               const bytes = view.files.get(name)!;
               const bit = random.below(bytes.length * 8);
@@ -279,8 +277,7 @@ power(
             }
           });
         }
-        console.log(`S10: ${flips} flipped bits; SEED=${seed}`);
-        assert.is(flips, FLIPPED_BITS);
+        flips.report(seed);
       }),
     LIMIT_MS,
   ),

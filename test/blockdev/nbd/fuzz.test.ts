@@ -1,4 +1,4 @@
-/** Seeded fuzz of both sides. 200 000 cases, 4 000 000 with SOAK=1, or NBD_FUZZ; SEED repeats a run. */
+/** S11, seeded fuzz of both sides. 200 000 cases, 500 M with SOAK=1 or FUZZ=1, or NBD_FUZZ; SEED repeats a run. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { MemoryStore, NbdClient, NbdClientError } from '../../../src/blockdev/index.ts';
@@ -9,15 +9,17 @@ import * as nbd from '../../../src/blockdev/nbd/protocol.ts';
 import { ReplyParser } from '../../../src/blockdev/nbd/reply-parser.ts';
 import { ServerHandshake } from '../../../src/blockdev/nbd/server-handshake.ts';
 import type { SeededRandom } from '../../../src/common/index.ts';
-import { eventually, seeded, within } from '../../support/index.ts';
+import { eventually, limitMs, SOAK, seeded, Trials, within } from '../../support/index.ts';
 import type { Peer } from './peer.ts';
 import { withServer } from './peer.ts';
 
 const test = suite('blockdev/nbd/fuzz');
 
-const CASES = Number(process.env['NBD_FUZZ'] ?? (process.env['SOAK'] === '1' ? 4_000_000 : 200_000));
-const LIMIT_MS = Math.max(60_000, CASES * 10);
-const share = (part: number) => Math.ceil(CASES * part);
+const IN_TEST = Number(process.env['NBD_FUZZ'] ?? 200_000);
+const LIMIT_MS = limitMs(Math.max(60_000, IN_TEST * 10));
+/** A part of all cases. */
+const cases = (what: string, part: number) =>
+  new Trials(`S11: ${what}`, Math.ceil(IN_TEST * part), SOAK ? 500_000_000 * part : 0);
 const MIB = 1024 * 1024;
 
 const pick = <T>(random: SeededRandom, from: readonly T[]): T => from[random.below(from.length)]!;
@@ -96,14 +98,15 @@ test(
   'server handshake: whatever comes, every answer is a whole option reply and the end is one of three',
   within(
     () =>
-      seeded((random) => {
+      seeded((random, seed) => {
         const device = new MemoryStore(MIB);
         const table = {
           names: () => ['disk'],
           find: (name: string) => (name === 'disk' || name === '' ? { name: 'disk', device } : undefined),
         };
         const states = { more: 0, closed: 0, transmission: 0 };
-        for (let i = 0; i < share(0.4); i++) {
+        const trials = cases('handshakes at the server', 0.4);
+        for (; trials.more; trials.count++) {
           const sent: Buffer[] = [];
           const machine = new ServerHandshake(table, (bytes) => sent.push(bytes));
           let state: keyof typeof states = 'more';
@@ -122,6 +125,7 @@ test(
           }
         }
         for (const [state, count] of Object.entries(states)) assert.ok(count > 0, `never ended in ${state}`);
+        trials.report(seed);
       }),
     LIMIT_MS,
   ),
@@ -151,7 +155,7 @@ test(
   'server over sockets: handshakes and requests of any kind; a good client is served all the while',
   within(
     () =>
-      seeded(async (random) => {
+      seeded(async (random, seed) => {
         await withServer(
           { good: new MemoryStore(MIB), disk: new MemoryStore(MIB) },
           async ({ peer, path, server }) => {
@@ -175,10 +179,10 @@ test(
               client.end();
               await client.closed();
             };
-            const requests = share(0.35);
+            const requests = cases('requests over sockets', 0.35);
             const perConnection = 25;
             let round = 0;
-            for (let done = 0; done < requests; done += 4 * perConnection) {
+            for (; requests.more; requests.count += 4 * perConnection) {
               const lanes = Array.from({ length: 4 }, () => {
                 const series = Array.from({ length: perConnection }, () => {
                   const request = randomRequest(random);
@@ -191,7 +195,8 @@ test(
               });
               await Promise.all([...lanes, served(round++)]);
             }
-            for (let done = 0; done < share(0.05); done += 4) {
+            const handshakes = cases('handshakes over sockets', 0.05);
+            for (; handshakes.more; handshakes.count += 4) {
               const lanes = Array.from({ length: 4 }, () => wild(randomHandshake(random), async () => {}));
               await Promise.all([...lanes, served(round++)]);
             }
@@ -210,6 +215,8 @@ test(
             }
             assert.is(good.reconnects, 0);
             await good.close();
+            requests.report(seed, `the good client served ${round} times`);
+            handshakes.report(seed);
           },
         );
       }),
@@ -221,10 +228,11 @@ test(
   'client: replies of any kind end in an answer or EPROTO',
   within(
     () =>
-      seeded((random) => {
+      seeded((random, seed) => {
         let broken = 0;
         let answered = 0;
-        for (let i = 0; i < share(0.15); i++) {
+        const trials = cases('replies at the client', 0.15);
+        for (; trials.more; trials.count++) {
           const structured = random.below(4) > 0;
           const request = {
             type: nbd.NBD_CMD_READ,
@@ -263,6 +271,7 @@ test(
           }
         }
         assert.ok(broken > 0 && answered > 0, `${broken} broken, ${answered} answered`);
+        trials.report(seed);
       }),
     LIMIT_MS,
   ),
@@ -304,7 +313,7 @@ test(
   'client handshake: a server that says anything ends it or waits, with EPROTO, EACCES or ENOENT at worst',
   within(
     () =>
-      seeded((random) => {
+      seeded((random, seed) => {
         const whole = Buffer.concat([
           o.emitGreeting(3),
           o.emitOptionReply(nbd.NBD_OPT_STRUCTURED_REPLY, nbd.NBD_REP_ACK),
@@ -318,7 +327,8 @@ test(
           o.emitOptionReply(nbd.NBD_OPT_GO, nbd.NBD_REP_ACK),
         ]);
         const ends = new Map<string, number>();
-        for (let i = 0; i < share(0.05); i++) {
+        const trials = cases('handshakes at the client', 0.05);
+        for (; trials.more; trials.count++) {
           const machine = new ClientHandshake('disk', [nbd.BASE_ALLOCATION], () => {});
           let end = 'waiting';
           try {
@@ -336,6 +346,7 @@ test(
         for (const end of ends.keys())
           assert.ok(['waiting', 'done', 'EPROTO', 'EACCES', 'ENOENT'].includes(end), end);
         assert.ok(ends.has('done') && ends.has('EPROTO'));
+        trials.report(seed);
       }),
     LIMIT_MS,
   ),
