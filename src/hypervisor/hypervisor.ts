@@ -282,6 +282,7 @@ export class Hypervisor implements HypervisorSurface {
         mac: device.mac,
         addresses,
         vnetHeader: true,
+        ...(device.uplink === undefined ? {} : { uplink: device.uplink }),
       });
     }
     await this.#mux.execute('port-state', {

@@ -27,6 +27,8 @@ export interface UplinkConfiguration {
   readonly hostAddress?: string;
   /** The same over IPv6. */
   readonly hostAddress6?: string;
+  /** Name of another uplink; frames pass between both. */
+  readonly joins?: string;
 }
 
 /** The product's own client for health checks: a port of the mux. */
@@ -89,6 +91,8 @@ export interface NetworkDeviceConfiguration {
   readonly name: string;
   /** Lower case, unicast, locally administered. */
   readonly mac: string;
+  /** Name of the uplink it is behind; absent: the first one. */
+  readonly uplink?: string;
 }
 
 export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold';

@@ -69,6 +69,14 @@ function checkNetwork(c: Configuration, findings: Finding[]): void {
   usable(c.network.probe.address, probePath);
   for (const [i, uplink] of c.network.uplinks.entries()) {
     uplinkNames.add(uplink.name, ['network', 'uplinks', i, 'name'], 'the name of an uplink');
+    const before = c.network.uplinks.slice(0, i).map((other) => other.name);
+    if (uplink.joins !== undefined && !before.includes(uplink.joins)) {
+      const path = ['network', 'uplinks', i, 'joins'];
+      value(
+        path,
+        `${pathText(path)} is ${uplink.joins}, no uplink listed before has this name, allowed: ${before.join(', ') || 'none, it is the first'}`,
+      );
+    }
     if (uplink.hostAddress !== undefined) {
       const path = ['network', 'uplinks', i, 'hostAddress'];
       addresses.add(bare(uplink.hostAddress), path, 'used');
@@ -176,6 +184,12 @@ function checkPartitions(c: Configuration, findings: Finding[]): void {
     const devices = new Unique(findings);
     for (const [j, device] of partition.network.entries()) {
       devices.add(device.name, ['partitions', i, 'network', j, 'name'], 'the name of a device');
+      const uplinks = c.network.uplinks.map((uplink) => uplink.name);
+      if (device.uplink !== undefined && !uplinks.includes(device.uplink)) {
+        const path = ['partitions', i, 'network', j, 'uplink'];
+        const message = `${pathText(path)} is ${device.uplink}, no uplink has this name, allowed: ${uplinks.join(', ')}`;
+        findings.push({ path, at: 'value', message });
+      }
     }
   }
 }

@@ -102,19 +102,26 @@ function list(description: string, items: ConfigurationSchema, minItems: number)
   return { type: 'array', description, items, minItems, ...(minItems === 0 ? { default: [] } : {}) };
 }
 
-const uplink = object('A network device of the host that the mux owns.', ['name'], {
-  name: {
+function interfaceName(description: string): ConfigurationSchema {
+  return {
     type: 'string',
-    description: 'Interface name in the host; the interface is created when it does not exist.',
+    description,
     pattern: '^[A-Za-z0-9_.-]{1,15}$',
     hint: 'an interface name of at most 15 letters, digits, ".", "-" or "_"',
-  },
+  };
+}
+
+const uplink = object('A network device of the host that the mux owns.', ['name'], {
+  name: interfaceName('Interface name in the host; the interface is created when it does not exist.'),
   kind: { type: 'string', description: 'What kind of device it is.', enum: ['tap'], default: 'tap' },
   mtu: integer('Largest IP packet in bytes.', 576, 9000, 1500),
   hostAddress: cidr(
     "Address that the host's own kernel gets on this interface, with the interface set up. Left out: the administrator configures the host's side.",
   ),
   hostAddress6: cidr6('The same over IPv6.'),
+  joins: interfaceName(
+    'Another uplink, listed before: frames pass between both as through a switch. Left out: what comes in here leaves by no other uplink.',
+  ),
 });
 
 const service = object(
@@ -203,6 +210,7 @@ const partition = object(
         mac: mac(
           'Hardware address: unicast and locally administered, that is, the first byte ends in 2, 6, a or e.',
         ),
+        uplink: interfaceName('Uplink that it is behind. Left out: the first one.'),
       }),
       0,
     ),

@@ -40,7 +40,11 @@ export function partitionConfig(
       path,
       ...(sizeMiB === undefined ? {} : { sizeBytes: sizeMiB * MIB }),
     })),
-    network: partition.network.map(({ name, mac }) => ({ name: portName(partition.id, name), mac })),
+    network: partition.network.map(({ name, mac, uplink }) => ({
+      name: portName(partition.id, name),
+      mac,
+      ...(uplink === undefined ? {} : { uplink }),
+    })),
     ...(gateways.length === 0 ? {} : { gateways }),
   };
 }

@@ -113,6 +113,7 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       const port = args['name'];
       memory.delete(`port ${String(port)}`);
       memory.delete(`state ${String(port)}`);
+      memory.delete(`uplink ${String(port)}`);
       for (const { key, command } of memory.entries()) {
         if ((command.name === 'path-set' || command.name === 'private-path') && command.args['port'] === port)
           memory.delete(key);

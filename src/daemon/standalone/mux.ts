@@ -42,6 +42,7 @@ export async function runMux(options: MuxRunOptions): Promise<number> {
         name,
         ...(options.mtu === undefined ? {} : { mtu: options.mtu }),
         ...(options.offload === undefined ? {} : { offload: options.offload }),
+        ...(name === options.taps[0] ? {} : { joins: options.taps[0]! }),
       });
     }
     if (options.pcap !== undefined) server.startCapture({ file: options.pcap, comment: 'changeover mux' });

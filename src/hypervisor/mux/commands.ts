@@ -9,6 +9,8 @@ export interface PortStatus {
   readonly kind: 'tap' | 'stream';
   readonly role: 'uplink' | 'partition' | 'probe';
   readonly mac?: string;
+  /** The uplink it was put behind; of an uplink: the one it joins. Absent: the first uplink; of an uplink: it joins none. */
+  readonly uplink?: string;
   /** `isolated`: connected, but nothing passes except over a private path. */
   readonly state: 'attached' | 'isolated' | 'disconnected';
   readonly received: number;
@@ -39,12 +41,19 @@ export interface HoldLimits {
 }
 
 export interface MuxCommands extends CommandMap {
-  /** Owns a TAP of this network namespace, created when absent. Its kernel side is the host's. */
-  'uplink-add': { arguments: { name: string; mtu?: number; offload?: boolean }; result: PortStatus };
+  /**
+   * Owns a TAP of this network namespace, created when absent. Its kernel side is the host's. Frames of one uplink never
+   * leave by another, unless it `joins` it, directly or over a third one.
+   */
+  'uplink-add': {
+    arguments: { name: string; mtu?: number; offload?: boolean; joins?: string };
+    result: PortStatus;
+  };
   /**
    * Listens on `socket` for one partition. Frames as QEMU's `-netdev stream` (32-bit big-endian length, frame); with
    * `vnetHeader` as QEMU's vnet_hdr_support filters: length, 32-bit big-endian header length (10), header, frame.
    * `addresses` are what the partition may use as source; empty = any (role probe only). Isolated at first.
+   * `uplink`: the one it is behind, default the first that was added. A probe is reached from behind every uplink.
    */
   'port-add': {
     arguments: {
@@ -54,6 +63,7 @@ export interface MuxCommands extends CommandMap {
       addresses: string[];
       role?: 'partition' | 'probe';
       vnetHeader?: boolean;
+      uplink?: string;
     };
     result: PortStatus;
   };
@@ -62,8 +72,11 @@ export interface MuxCommands extends CommandMap {
   /** Replaces the addresses a port may use. */
   'port-addresses': { arguments: { name: string; addresses: string[] }; result: PortStatus };
   ports: { arguments: object; result: PortStatus[] };
-  /** 1303: the path of `address`. Packets to it go to `port`, whatever their destination MAC says. */
-  'path-set': { arguments: { address: string; port: string }; result: object };
+  /**
+   * 1303: the path of `address`. Packets to it that come in behind the same uplink as `port` go there, whatever their
+   * destination MAC says. `uplink`, in this and other commands: refused unless the port is behind it.
+   */
+  'path-set': { arguments: { address: string; port: string; uplink?: string }; result: object };
   /** Frames pass between a probe port and a partition port although the latter is isolated; null ends it. */
   'private-path': { arguments: { probe: string; port: string | null }; result: object };
   /**
@@ -96,12 +109,15 @@ export interface MuxCommands extends CommandMap {
    * been seen sending from it or `notice.immediately` is true. A RST from any other port for a steered flow is suppressed. Flows that an earlier
    * switch steered to a third port stay there. An echo request follows the path: it needs no state.
    * `also`: further addresses of the service, of either family, that move from `from` to `to` in the same operation.
+   * `from` and `to` may be behind different uplinks (H7); `uplink` is the one of `to`. Until the next switch or path-set
+   * packets that still come in by the old one, addressed to a partition's MAC there, are directed, too.
    */
   switch: {
     arguments: {
       address: string;
       from: string;
       to: string;
+      uplink?: string;
       moved?: FlowName[] | 'all';
       notice?: { second: string; immediately?: boolean };
       addresses?: Record<string, string[]>;
@@ -129,9 +145,12 @@ export interface MuxCommands extends CommandMap {
   };
   /** Flows in `flows` are no longer steered but follow the path (hand-over after the cut). */
   'flows-moved': { arguments: { address: string; flows: FlowName[] }; result: { moved: number } };
-  /** Gratuitous ARP (IPv6: unsolicited neighbour advertisement, override flag) for `address` with the MAC of `port` on every uplink, `count` times, `intervalMs` apart. */
+  /**
+   * Gratuitous ARP (IPv6: unsolicited neighbour advertisement, override flag) for `address` with the MAC of `port` on the
+   * uplink that the port is behind and those that join it, `count` times, `intervalMs` apart.
+   */
   announce: {
-    arguments: { address: string; port: string; count?: number; intervalMs?: number };
+    arguments: { address: string; port: string; uplink?: string; count?: number; intervalMs?: number };
     result: object;
   };
   /** Flows of an address: port they go to, whether steered, last packet. */

@@ -27,6 +27,8 @@ export interface CutEnvironment {
   readonly port: (name: string) => MuxPort;
   readonly service: (text: string) => ServiceAddress;
   readonly setAttached: (port: MuxPort, attached: boolean) => void;
+  /** Throws `other-uplink`, `unknown-uplink`. */
+  readonly isBehind: (port: MuxPort, uplink: string | undefined) => void;
 }
 
 /** One address of a switch, checked. */
@@ -62,6 +64,7 @@ export class Cut {
     const addresses = Object.entries(args.addresses ?? {}).map(
       ([name, texts]) => [this.#env.port(name), texts.map(ipAddress)] as const,
     );
+    this.#env.isBehind(to, args.uplink);
     const parts = this.#check(args, from);
 
     // Nothing fails from here on.
@@ -157,6 +160,7 @@ export class Cut {
       if (!flows.hasEnded(flow)) steered++;
     });
     service.path = to;
+    service.otherSegment = to.segment === from.segment ? 0 : from.segment;
     if (steered === 0) this.drained(group);
     return notice === undefined ? { steered } : { notice: notice.id, steered };
   }

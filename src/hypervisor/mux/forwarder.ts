@@ -29,6 +29,7 @@ import type { MacTableOptions } from './mac-table.ts';
 import { LEARNED, MacTable } from './mac-table.ts';
 import type { PacketObserver } from './packet-observer.ts';
 import { FINE, FRAGMENT, KIND, PacketView } from './packet-view.ts';
+import { directs, portBehind } from './segments.ts';
 import { Senders } from './senders.ts';
 import type { DrainGroup, HoldScope, MuxPort, Notice, ServiceAddress } from './state.ts';
 
@@ -216,7 +217,8 @@ export class Forwarder {
       return;
     }
     if (port.isUplink) {
-      const learned = this.macs.learn(port.index, view.fromHigh, view.fromLow, this.#out.nowMs);
+      const high = view.fromHigh | port.segmentBits;
+      const learned = this.macs.learn(port.index, high, view.fromLow, this.#out.nowMs);
       if (learned !== LEARNED.OK) {
         const why = learned === LEARNED.FIXED ? DROP['mac-of-a-port'] : DROP['mac-flapping'];
         this.#out.drop(port, why, buffer, offset, length);
@@ -294,8 +296,9 @@ export class Forwarder {
     offset: number,
     length: number,
   ): void {
-    if (asked === undefined || asked.path === port) this.#byMac(port, buffer, offset, length, FINE);
-    else if (asked.hold?.scope === 'all') this.#hold(asked, port, buffer, offset, length);
+    if (asked === undefined || asked.path === port || !directs(asked, port, this.#view, this.macs)) {
+      this.#byMac(port, buffer, offset, length, FINE);
+    } else if (asked.hold?.scope === 'all') this.#hold(asked, port, buffer, offset, length);
     else this.#toPath(asked, port, buffer, offset, length);
   }
 
@@ -353,7 +356,7 @@ export class Forwarder {
       }
     }
     const service = this.services.get(view.destination);
-    if (service === undefined) {
+    if (service === undefined || !directs(service, port, view, this.macs)) {
       this.#byMac(port, buffer, offset, length, FINE);
       return;
     }
@@ -497,7 +500,7 @@ export class Forwarder {
       this.#flood(port, buffer, offset, length, toPartition, true);
       return;
     }
-    const index = this.macs.find(view.toHigh, view.toLow, this.#out.nowMs);
+    const index = portBehind(port, this.ports, view, this.macs, this.#out.nowMs);
     const target = index < 0 ? undefined : this.ports[index];
     if (target === undefined) {
       this.#flood(port, buffer, offset, length, toPartition, false);
@@ -523,7 +526,10 @@ export class Forwarder {
     this.#out.emit(target, buffer, offset, length);
   }
 
-  /** Group frames go everywhere else; a unicast frame for nobody known to the uplinks only, since partitions are known. */
+  /**
+   * Group frames go to everybody else behind the same uplink; a unicast frame for nobody known to that uplink and those that
+   * join it only, since partitions are known.
+   */
   #flood(
     port: MuxPort,
     buffer: Uint8Array,
@@ -539,16 +545,20 @@ export class Forwarder {
         : view.kind === KIND.IPV6 && this.services.size > 0 && view.isNdp
           ? this.services.get(view.ndpTarget)
           : undefined;
+    const asked = view.kind === KIND.ARP && view.arpAsks ? this.services.get(view.arpTarget) : announced;
     let sent = false;
     for (let i = 0; i < this.ports.length; i++) {
       const target = this.ports[i];
       if (target === undefined || target === port || !target.live) continue;
+      if (target.segment !== port.segment && target.role !== 'probe') continue;
       if (!target.isUplink) {
         if (!group || toPartition !== FINE || target.peer !== undefined) {
           if (target.role === 'probe' || !group || toPartition !== FINE) continue;
         }
         // Who has the address without the path must not take its holder for an intruder.
         if (announced !== undefined && announced.path !== target && target.has(announced.address)) continue;
+        // Nor answer for it, where it had the address before it was switched to another uplink.
+        if (asked !== undefined && asked.path !== target && target.has(asked.address)) continue;
       }
       this.#out.captureIngress(port, buffer, offset, length, undefined);
       this.#out.emit(target, buffer, offset, length);

@@ -1,10 +1,13 @@
 /**
- * Where a MAC lives. Addresses of partitions are fixed entries; those behind uplinks are learned from source addresses in a
+ * Where a MAC lives. "high" is its first 16 bits with the number of a segment above them: the same MAC in two segments is two
+ * entries; fixed entries without a segment (probes) are found in every one. Addresses of partitions are fixed entries; those behind uplinks are learned from source addresses in a
  * cache of 8-way sets: bounded whatever arrives, the entry unheard of for longest gives way. A MAC that changes uplinks more
  * often than MOVES_PER_SECOND is a loop outside (or somebody lying): it stays where it is until it calms down.
  */
 const WAYS = 8;
 const MOVES_PER_SECOND = 5;
+const SEGMENT_SHIFT = 16;
+const MAC_HIGH = 0xffff;
 
 /** `port` was recorded; the MAC belongs to a partition; it moves too often. */
 export const LEARNED = { OK: 0, FIXED: 1, FLAPPING: 2 } as const;
@@ -25,7 +28,7 @@ export interface MacTableOptions {
 export class MacTable {
   readonly #sets: number;
   readonly #ageMs: number;
-  readonly #high: Uint16Array;
+  readonly #high: Int32Array;
   readonly #low: Int32Array;
   /** Port index + 1; 0 is an empty place. */
   readonly #port: Uint16Array;
@@ -34,7 +37,7 @@ export class MacTable {
   readonly #moves: Uint8Array;
 
   #fixedMask = 7;
-  #fixedHigh = new Uint16Array(8);
+  #fixedHigh = new Int32Array(8);
   #fixedLow = new Int32Array(8);
   #fixedPort = new Uint16Array(8);
   readonly #fixed = new Map<number, { high: number; low: number }>();
@@ -44,7 +47,7 @@ export class MacTable {
     this.#sets = Math.max(1, capacity / WAYS);
     this.#ageMs = options.ageMs ?? 300_000;
     const places = this.#sets * WAYS;
-    this.#high = new Uint16Array(places);
+    this.#high = new Int32Array(places);
     this.#low = new Int32Array(places);
     this.#port = new Uint16Array(places);
     this.#seenMs = new Float64Array(places);
@@ -56,8 +59,10 @@ export class MacTable {
   setFixed(port: number, high: number, low: number): void {
     this.#fixed.set(port, { high, low: low | 0 });
     this.#rebuild();
+    const everywhere = high >>> SEGMENT_SHIFT === 0;
     for (let i = 0; i < this.#port.length; i++) {
-      if (this.#high[i] === high && this.#low[i] === (low | 0)) this.#port[i] = 0;
+      const found = everywhere ? this.#high[i]! & MAC_HIGH : this.#high[i]!;
+      if (found === high && this.#low[i] === (low | 0)) this.#port[i] = 0;
     }
   }
 
@@ -88,7 +93,7 @@ export class MacTable {
         return nowMs - this.#seenMs[i]! <= this.#ageMs ? this.#port[i]! - 1 : -1;
       }
     }
-    return -1;
+    return this.fixed(high & MAC_HIGH, low);
   }
 
   /** A frame with this source came from uplink `port`. */
@@ -109,7 +114,7 @@ export class MacTable {
         return LEARNED.OK;
       }
     }
-    if (this.fixed(high, low) >= 0) return LEARNED.FIXED;
+    if (this.fixed(high, low) >= 0 || this.fixed(high & MAC_HIGH, low) >= 0) return LEARNED.FIXED;
     let at = base;
     for (let i = base; i < base + WAYS; i++) {
       if (this.#port[i] === 0) {
@@ -138,7 +143,7 @@ export class MacTable {
     let size = 8;
     while (size < this.#fixed.size * 4) size *= 2;
     this.#fixedMask = size - 1;
-    this.#fixedHigh = new Uint16Array(size);
+    this.#fixedHigh = new Int32Array(size);
     this.#fixedLow = new Int32Array(size);
     this.#fixedPort = new Uint16Array(size);
     for (const [port, { high, low }] of this.#fixed) {

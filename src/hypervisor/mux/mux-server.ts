@@ -71,7 +71,14 @@ export class MuxServer {
     });
     return this.#add(
       args,
-      () => this.mux.addPort({ name: args.name, kind: 'tap', role: 'uplink', device }),
+      () =>
+        this.mux.addPort({
+          name: args.name,
+          kind: 'tap',
+          role: 'uplink',
+          device,
+          ...(args.joins === undefined ? {} : { joins: args.joins }),
+        }),
       device,
     );
   }
@@ -109,6 +116,7 @@ export class MuxServer {
           mac,
           addresses,
           connected: false,
+          ...(args.uplink === undefined ? {} : { uplink: args.uplink }),
         }),
       device,
     );

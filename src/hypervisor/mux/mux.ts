@@ -26,6 +26,7 @@ import type { MacTableOptions } from './mac-table.ts';
 import { MuxError } from './mux-error.ts';
 import { announcement, barrierFrame, MUX_MAC } from './own-frames.ts';
 import type { PacketObserver } from './packet-observer.ts';
+import { Segments } from './segments.ts';
 import type { PortOptions } from './state.ts';
 import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.ts';
 
@@ -58,6 +59,7 @@ export class Mux {
   readonly #names: FlowNames;
   readonly #cut: Cut;
   readonly #byName = new Map<string, MuxPort>();
+  readonly #segments = new Segments(this.#byName);
   /** Drops of ports that are gone. */
   readonly #formerDrops = new Float64Array(MUX_DROPS.length);
   #tick: Timer;
@@ -83,6 +85,7 @@ export class Mux {
         port: (name) => this.#port(name),
         service: (text) => this.#service(text),
         setAttached: (port, attached) => this.#setAttached(port, attached),
+        isBehind: (port, uplink) => this.#segments.check(port, uplink),
       },
       this.#forwarder,
     );
@@ -100,13 +103,16 @@ export class Mux {
       });
     }
     if (options.role !== 'uplink') this.#checkMac(options);
+    const segment = this.#segments.choose(options);
     const ports = this.#forwarder.ports;
     let index = ports.indexOf(undefined);
     if (index < 0) index = ports.length;
-    const port = new MuxPort(index, options, this.#forwarder.addresses);
+    const port = new MuxPort(index, options, segment, this.#forwarder.addresses);
     ports[index] = port;
     this.#byName.set(port.name, port);
-    if (port.mac !== undefined) this.#forwarder.macs.setFixed(index, port.macHigh, port.macLow);
+    if (port.mac !== undefined) {
+      this.#forwarder.macs.setFixed(index, port.macHigh | port.segmentBits, port.macLow);
+    }
     port.device.attach({
       receive: (buffer, offset, length) => this.#forwarder.receive(port, buffer, offset, length),
       endOfBatch: () => this.#forwarder.endOfBatch(),
@@ -190,10 +196,12 @@ export class Mux {
         values: { address: args.address },
       });
     }
+    this.#segments.check(port, args.uplink);
     const key = this.#forwarder.addresses.keep(address);
     const service = this.#forwarder.services.get(key) ?? new ServiceAddress(address, key);
     this.#forwarder.services.set(service.address, service);
     service.path = port;
+    service.otherSegment = 0;
     this.#letGo();
   }
 
@@ -299,6 +307,7 @@ export class Mux {
         values: { ...args },
       });
     }
+    this.#segments.check(port, args.uplink);
     this.#announceAgain(
       service,
       port,
@@ -456,7 +465,7 @@ export class Mux {
     if (service.path !== port || this.#closed) return;
     const packet = announcement(port.mac ?? MUX_MAC, service.ip);
     for (const uplink of this.#byName.values()) {
-      if (uplink.isUplink && uplink.live) {
+      if (uplink.isUplink && uplink.live && uplink.segment === port.segment) {
         this.#forwarder.originate(uplink, packet, packet.length, `announces ${service.text} at ${port.name}`);
       }
     }

@@ -24,6 +24,10 @@ export interface PortOptions {
   readonly connected?: boolean;
   /** Default: uplinks attached, others isolated. */
   readonly state?: 'attached' | 'isolated';
+  /** The uplink that the port is behind; default: the first one. Not for uplinks. */
+  readonly uplink?: string;
+  /** Of an uplink: frames pass between it and this other one. Default: between it and no other. */
+  readonly joins?: string;
 }
 
 const TAG = 4;
@@ -38,6 +42,12 @@ export class MuxPort {
   readonly macHigh: number;
   readonly macLow: number;
   readonly isUplink: boolean;
+  /** See segments.ts. */
+  readonly segment: number;
+  /** The segment as it stands above the first half of a MAC in the MAC table; of a probe none, it is everywhere. */
+  readonly segmentBits: number;
+  /** As it was asked for. */
+  readonly uplink: string | undefined;
   /** Longest frame that is not to be segmented, one tag included. */
   readonly maxFrame: number;
   readonly checksum: boolean;
@@ -67,8 +77,11 @@ export class MuxPort {
   /** A barrier frame that did not fit yet. */
   barrier: number | undefined;
 
-  constructor(index: number, options: PortOptions, keys: AddressKeys) {
+  constructor(index: number, options: PortOptions, segment: number, keys: AddressKeys) {
     this.#keys = keys;
+    this.segment = segment;
+    this.segmentBits = options.role === 'probe' ? 0 : segment << 16;
+    this.uplink = options.uplink ?? options.joins;
     this.linkLocal = options.mac === undefined ? NOBODY : keys.keep(linkLocalAddress(options.mac));
     this.index = index;
     this.name = options.name;
@@ -105,6 +118,7 @@ export class MuxPort {
       kind: this.kind,
       role: this.role,
       ...(this.mac === undefined ? {} : { mac: formatMac(this.mac) }),
+      ...(this.uplink === undefined ? {} : { uplink: this.uplink }),
       state: this.state,
       received: this.received,
       transmitted: this.transmitted,
@@ -217,6 +231,8 @@ export class ServiceAddress {
   readonly address: number;
   readonly text: string;
   path: MuxPort | undefined;
+  /** The segment that a switch took it from, when that is not the path's; else 0. */
+  otherSegment = 0;
   hold: Hold | undefined;
   groups: DrainGroup[] = [];
   notices: Notice[] = [];

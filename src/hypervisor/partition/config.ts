@@ -16,6 +16,8 @@ export interface NetworkConfig {
   readonly name: string;
   /** As `02:00:00:00:00:01`. */
   readonly mac: string;
+  /** Uplink of the mux that it is behind; default: the first one. */
+  readonly uplink?: string;
 }
 
 export interface PartitionConfig {

@@ -24,7 +24,7 @@ function switchBench() {
   const b = bench();
   const more = ['two', 'three'].map((name) => {
     const device = new TestDevice(name);
-    b.mux.addPort({ name, kind: 'tap', role: 'uplink', device });
+    b.mux.addPort({ name, kind: 'tap', role: 'uplink', device, joins: 'up' });
     return device;
   });
   return { ...b, two: more[0]!, three: more[1]! };
