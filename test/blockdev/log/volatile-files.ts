@@ -8,7 +8,8 @@ import { syncBuiltinESMExports } from 'node:module';
 import type { SeededRandom } from '../../../src/common/index.ts';
 
 export const SECTOR = 512;
-const FIRST_FD = 1_000_000;
+/** No two views share one: what is still closed in an earlier view must not close a file of the next. */
+let nextFd = 1_000_000;
 
 /** One change to a file, in the order in which they were made. */
 export type Change =
@@ -36,7 +37,6 @@ export class VolatileFiles {
   #writes = 0;
   #made = 0;
   readonly #fds = new Map<number, string>();
-  #next = FIRST_FD;
   #saved: Record<string, unknown> | undefined;
 
   constructor(files: Files = new Map()) {
@@ -67,7 +67,7 @@ export class VolatileFiles {
         this.files.set(path, Buffer.alloc(0));
       }
     } else if (String(flags).includes('x')) throw errno('EEXIST', path);
-    const fd = this.#next++;
+    const fd = nextFd++;
     this.#fds.set(fd, path);
     return fd;
   }
