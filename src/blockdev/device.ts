@@ -84,6 +84,8 @@ export interface Device {
   readAtSync?(target: Uint8Array, offset: bigint): boolean;
   /** As readAtSync, for writes without force unit access. */
   writeAtSync?(source: Uint8Array, offset: bigint): boolean;
+  /** Optional advice: a flush will follow, what was written there may be on its way already. Nothing is durable by it. */
+  startWriteBack?(offset: bigint, length: bigint): void;
   /** Optional: which bytes of [offset, offset + length) were written since the device's mark; as `extents` answers. */
   writtenSince?(offset: bigint, length: bigint): Promise<WrittenExtent[]>;
 }

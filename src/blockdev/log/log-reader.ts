@@ -5,62 +5,26 @@
  * A log whose writer was killed may end inside a record: `torn-tail`, nothing was acknowledged of it. Anything else that is
  * wrong, the last record included when all its bytes are there, is damage.
  */
-import { close, fstatSync, open, read, readdirSync, statSync } from 'node:fs';
+import { close, open, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../../common/index.ts';
-import type { RecordKindName, SegmentHeader } from './format.ts';
+import type { SegmentHeader } from './format.ts';
 import {
   isRecordHeader,
   isRecordIntact,
   LogError,
-  MAX_PAYLOAD,
   parseSegmentHeader,
   RECORD,
-  RECORD_KIND_NAMES,
-  RecordFlag,
-  readU53,
   SEGMENT,
   segmentName,
   segmentNumbers,
 } from './format.ts';
+import type { Finding, LogRecord, ScanItem } from './segment-scan.ts';
+import { found, readSome, SegmentScan } from './segment-scan.ts';
 import type { LogPosition } from './write-log.ts';
 
-export interface LogRecord {
-  readonly sequence: bigint;
-  readonly timeNs: bigint;
-  readonly kind: RecordKindName;
-  readonly fua: boolean;
-  readonly noHole: boolean;
-  readonly address: number;
-  readonly length: number;
-  /** Where the record's header stands: segment number, byte offset in it. */
-  readonly segment: number;
-  readonly offset: number;
-  readonly payload: number;
-}
-
-export const FINDING_KINDS = [
-  'torn-tail',
-  'damaged-header',
-  'damaged-data',
-  'truncated',
-  'gap',
-  'foreign',
-  'segment-header',
-  'missing-segment',
-] as const;
-export type FindingKind = (typeof FINDING_KINDS)[number];
-
-export interface Finding {
-  readonly kind: FindingKind;
-  readonly segment: number;
-  readonly offset: number;
-  /** What the header says, when it can be believed. */
-  readonly sequence?: bigint;
-  readonly address?: number;
-  readonly length?: number;
-  readonly reason: string;
-}
+export type { Finding, FindingKind, LogRecord, ScanItem } from './segment-scan.ts';
+export { FINDING_KINDS } from './segment-scan.ts';
 
 export interface ScanOptions {
   /** Where to begin; default: the first record of the first segment. */
@@ -70,11 +34,6 @@ export interface ScanOptions {
   /** Go on behind a damaged place, looking for the next intact record. */
   readonly keepGoing?: boolean;
 }
-
-export type ScanItem = { readonly record: LogRecord; readonly data: Buffer } | { readonly finding: Finding };
-
-const CHUNK = 1024 * 1024;
-const MIN_CHUNK = 4096;
 
 export class LogReader {
   readonly directory: string;
@@ -125,43 +84,43 @@ export class LogReader {
 
   /** Records in order. `data` is lent until the next step. Ends at the first finding unless told to keep going. */
   async *scan(options: ScanOptions = {}): AsyncGenerator<ScanItem> {
-    const from = options.from;
+    for await (const items of this.batches(options)) yield* items;
+  }
+
+  /** As `scan`, as many at a time as stand in memory; the data of a batch is lent until the next one. */
+  async *batches(options: ScanOptions = {}): AsyncGenerator<ScanItem[]> {
+    const { from, until, keepGoing = false } = options;
     let expected = from?.sequence ?? this.header.firstSequence;
+    const tag = this.header.generation.readUInt32LE(0);
     const numbers = from === undefined ? this.#numbers : this.#numbers.filter((n) => n >= from.segment);
     for (const [index, number] of numbers.entries()) {
       const last = number === this.#numbers.at(-1);
       const previous = numbers[index - 1];
       if (previous !== undefined && number !== previous + 1) {
-        yield found('missing-segment', previous + 1, 0, `${segmentName(previous + 1)} is not there`);
-        if (options.keepGoing !== true) return;
+        yield [found('missing-segment', previous + 1, 0, `${segmentName(previous + 1)} is not there`)];
+        if (!keepGoing) return;
       }
       const start = from !== undefined && number === from.segment ? from.offset : SEGMENT.size;
       const path = join(this.directory, segmentName(number));
       const wrong = await this.#checkSegment(path, number, last, index > 0 ? expected : undefined);
       if (wrong !== undefined) {
-        yield { finding: wrong };
-        if (options.keepGoing !== true || wrong.kind === 'torn-tail') return;
+        yield [{ finding: wrong }];
+        if (!keepGoing || wrong.kind === 'torn-tail') return;
       }
       const fd = await openFile(path);
       try {
-        for await (const item of scanSegment(
-          fd,
-          number,
-          last,
-          start,
-          this.header.generation,
-          expected,
-          options,
-        )) {
-          if ('record' in item) {
-            if (options.until !== undefined && item.record.sequence >= options.until) return;
-            expected = item.record.sequence + 1n;
-            yield item;
-            if (options.until !== undefined && expected >= options.until) return;
-          } else {
-            yield item;
-            if (options.keepGoing !== true) return;
-          }
+        const scan = new SegmentScan(fd, { segment: number, last, start, expected, tag, keepGoing });
+        for (let items = await scan.next(); items.length > 0; items = await scan.next()) {
+          const end =
+            until === undefined
+              ? -1
+              : items.findIndex((item) => 'record' in item && item.record.sequence >= until);
+          const taken = end === -1 ? items : items.slice(0, end);
+          const newest = taken.findLast((item) => 'record' in item);
+          if (newest !== undefined) expected = newest.record.sequence + 1n;
+          if (taken.length > 0) yield taken;
+          if (end !== -1 || (until !== undefined && expected >= until)) return;
+          if (!keepGoing && taken.some((item) => 'finding' in item)) return;
         }
       } finally {
         close(fd);
@@ -220,173 +179,9 @@ export class LogReader {
   }
 }
 
-function found(kind: FindingKind, segment: number, offset: number, reason: string): { finding: Finding } {
-  return { finding: { kind, segment, offset, reason } };
-}
-
-async function* scanSegment(
-  fd: number,
-  segment: number,
-  last: boolean,
-  start: number,
-  generation: Buffer,
-  firstExpected: bigint,
-  options: ScanOptions,
-): AsyncGenerator<ScanItem> {
-  const tag = generation.readUInt32LE(0);
-  let expected = firstExpected;
-  // A short segment does not need a long buffer; one that grows meanwhile is read in more steps.
-  let buffer = Buffer.allocUnsafe(chunkFor(fd, start));
-  /** Bytes [base, base + filled) of the file stand in `buffer`. */
-  let base = start;
-  let filled = 0;
-  let at = start;
-  let ended = false;
-
-  /** Makes `wanted` bytes from `at` available if the file has them; tells how many there are. */
-  const need = async (wanted: number): Promise<number> => {
-    if (at - base + wanted > filled && !ended) {
-      if (at > base) {
-        const keep = Math.max(0, filled - (at - base));
-        buffer.copy(buffer, 0, filled - keep, filled);
-        base = at;
-        filled = keep;
-      }
-      if (wanted > buffer.length) {
-        const larger = Buffer.allocUnsafe(Math.ceil(wanted / CHUNK) * CHUNK);
-        buffer.copy(larger, 0, 0, filled);
-        buffer = larger;
-      }
-      while (filled < wanted) {
-        const count = await readSome(fd, buffer, filled, buffer.length - filled, base + filled);
-        if (count === 0) {
-          ended = true;
-          break;
-        }
-        filled += count;
-      }
-    }
-    return filled - (at - base);
-  };
-
-  while (true) {
-    const available = await need(RECORD.size);
-    if (available === 0) return;
-    const here = at - base;
-    if (available < RECORD.size) {
-      yield found(last ? 'torn-tail' : 'truncated', segment, at, `${available} bytes of a record's header`);
-      return;
-    }
-    if (!isRecordHeader(buffer, here)) {
-      if (last && (await isZeroToEnd(fd, at))) {
-        yield found('torn-tail', segment, at, 'only zero bytes follow');
-        return;
-      }
-      yield found('damaged-header', segment, at, 'the header of a record is damaged');
-      if (options.keepGoing !== true) return;
-      const next = await findHeader(fd, at + 1, tag);
-      if (next === undefined) return;
-      at = next;
-      expected = 0n;
-      continue;
-    }
-    const payload = buffer.readUInt32LE(here + RECORD.payload);
-    const sequence = buffer.readBigUInt64LE(here + RECORD.sequence);
-    const kind = RECORD_KIND_NAMES[buffer[here + RECORD.kind]!];
-    const place = {
-      segment,
-      offset: at,
-      sequence,
-      address: readU53(buffer, here + RECORD.address),
-      length: readU53(buffer, here + RECORD.length),
-    };
-    const size = RECORD.size + payload;
-    if (buffer.readUInt32LE(here + RECORD.tag) !== tag) {
-      yield { finding: { kind: 'foreign', ...place, reason: 'a record of another log' } };
-      if (options.keepGoing !== true) return;
-    } else if (kind === undefined || payload > MAX_PAYLOAD || (kind === 'data' && payload !== place.length)) {
-      yield { finding: { kind: 'damaged-header', ...place, reason: 'the header contradicts itself' } };
-      return;
-    } else if ((await need(size)) < size) {
-      const reason = `${filled - (at - base)} of the record's ${size} bytes are there`;
-      yield { finding: { kind: last ? 'torn-tail' : 'truncated', ...place, reason } };
-      return;
-    } else if (!isRecordIntact(buffer, at - base)) {
-      yield { finding: { kind: 'damaged-data', ...place, reason: 'the checksum of the record is wrong' } };
-      if (options.keepGoing !== true) return;
-    } else if (expected !== 0n && sequence !== expected) {
-      yield {
-        finding: { kind: 'gap', ...place, reason: `record ${sequence} where ${expected} was expected` },
-      };
-      if (options.keepGoing !== true) return;
-    } else {
-      const h = at - base;
-      const flags = buffer[h + RECORD.flags]!;
-      yield {
-        record: {
-          ...place,
-          timeNs: buffer.readBigUInt64LE(h + RECORD.time),
-          kind,
-          fua: (flags & RecordFlag.fua) !== 0,
-          noHole: (flags & RecordFlag.noHole) !== 0,
-          payload,
-        },
-        data: buffer.subarray(h + RECORD.data, h + size),
-      };
-    }
-    at += size;
-    expected = sequence + 1n;
-  }
-}
-
-function chunkFor(fd: number, start: number): number {
-  return Math.min(CHUNK, Math.max(MIN_CHUNK, fstatSync(fd).size - start));
-}
-
-async function isZeroToEnd(fd: number, from: number): Promise<boolean> {
-  const buffer = Buffer.allocUnsafe(chunkFor(fd, from));
-  for (let at = from; ; ) {
-    const count = await readSome(fd, buffer, 0, buffer.length, at);
-    if (count === 0) return true;
-    for (let i = 0; i < count; i++) if (buffer[i] !== 0) return false;
-    at += count;
-  }
-}
-
-/** The next place from `from` on where an intact header of this log stands. */
-async function findHeader(fd: number, from: number, tag: number): Promise<number | undefined> {
-  const buffer = Buffer.allocUnsafe(CHUNK);
-  for (let base = from; ; ) {
-    let filled = 0;
-    for (let n = 1; n > 0 && filled < CHUNK; filled += n)
-      n = await readSome(fd, buffer, filled, CHUNK - filled, base + filled);
-    if (filled < RECORD.size) return undefined;
-    for (
-      let at = buffer.indexOf('WLR1');
-      at !== -1 && at + RECORD.size <= filled;
-      at = buffer.indexOf('WLR1', at + 1)
-    )
-      if (isRecordHeader(buffer, at) && buffer.readUInt32LE(at + RECORD.tag) === tag) return base + at;
-    base += filled - RECORD.size + 1;
-    if (filled < CHUNK) return undefined;
-  }
-}
-
 function openFile(path: string): Promise<number> {
   return new Promise((resolve, reject) =>
     open(path, 'r', (error, fd) => (error ? reject(error) : resolve(fd))),
-  );
-}
-
-function readSome(
-  fd: number,
-  into: Buffer,
-  start: number,
-  length: number,
-  position: number,
-): Promise<number> {
-  return new Promise((resolve, reject) =>
-    read(fd, into, start, length, position, (error, count) => (error ? reject(error) : resolve(count))),
   );
 }
 

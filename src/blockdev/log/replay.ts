@@ -43,18 +43,20 @@ export async function verifyLog(directory: string): Promise<LogSummary> {
   let bytes = 0;
   let first: LogRecord | undefined;
   let last: LogRecord | undefined;
-  for await (const item of reader.scan({ keepGoing: true })) {
-    if ('finding' in item) {
-      if (item.finding.kind === 'torn-tail') tornTail = item.finding;
-      else findings.push(item.finding);
-      continue;
+  for await (const items of reader.batches({ keepGoing: true })) {
+    for (const item of items) {
+      if ('finding' in item) {
+        if (item.finding.kind === 'torn-tail') tornTail = item.finding;
+        else findings.push(item.finding);
+        continue;
+      }
+      const { record } = item;
+      records++;
+      bytes += record.length;
+      kinds[record.kind]++;
+      first ??= record;
+      last = record;
     }
-    const { record } = item;
-    records++;
-    bytes += record.length;
-    kinds[record.kind]++;
-    first ??= record;
-    last = record;
   }
   const { header } = reader;
   return {
@@ -128,13 +130,15 @@ export async function collect(
   toTimeNs?: bigint,
 ): Promise<LogRecord[]> {
   const records: LogRecord[] = [];
-  for await (const item of reader.scan(options)) {
-    if ('finding' in item) {
-      if (item.finding.kind === 'torn-tail') break;
-      throw damaged(reader.directory, item.finding);
+  for await (const items of reader.batches(options)) {
+    for (const item of items) {
+      if ('finding' in item) {
+        if (item.finding.kind === 'torn-tail') return records;
+        throw damaged(reader.directory, item.finding);
+      }
+      if (toTimeNs !== undefined && item.record.timeNs > toTimeNs) return records;
+      records.push(item.record);
     }
-    if (toTimeNs !== undefined && item.record.timeNs > toTimeNs) break;
-    records.push(item.record);
   }
   return records;
 }
@@ -151,6 +155,9 @@ export function damaged(directory: string, finding: Finding): LogError {
 const REFLECT_DEPTH = 4;
 /** Largest stretch written at once. */
 const REFLECT_BYTES = 256 * 1024;
+
+/** So much is written before the target is told that it may begin to make it durable. */
+const WRITE_BACK_BYTES = 16 * 1024 * 1024;
 
 /** A stretch of the disk to write at once: neighbouring pieces of data, or one of zeroes. */
 interface Stretch {
@@ -194,6 +201,7 @@ export async function reflect(
   const files = new Map<number, number>();
   const stretches = stretchesOf(planPieces(records));
   let written = 0;
+  let advisedTo = 0;
   const worker = async () => {
     const buffer = Buffer.allocUnsafe(REFLECT_BYTES);
     for (let turn = 1; ; turn++) {
@@ -214,6 +222,10 @@ export async function reflect(
         await target.writeAt(data, BigInt(start));
       }
       written += end - start;
+      if (end - advisedTo >= WRITE_BACK_BYTES) {
+        target.startWriteBack?.(BigInt(advisedTo), BigInt(end - advisedTo));
+        advisedTo = end;
+      }
       // Cached reads and small writes never wait: let others have their turn.
       if (turn % 16 === 0) await new Promise((resolve) => setImmediate(resolve));
     }
@@ -276,13 +288,15 @@ export async function recoverLog(
   let cut: Finding | undefined;
   let lastRecords: LogRecord[] = [];
   let last: LogRecord | undefined;
-  for await (const item of reader.scan()) {
-    if ('record' in item) {
-      last = item.record;
-      lastRecords.push(last);
-      if (lastRecords.length >= 2 * keepLast) lastRecords = lastRecords.slice(-keepLast);
-    } else if (item.finding.kind === 'torn-tail') cut = item.finding;
-    else damage = item.finding;
+  for await (const items of reader.batches()) {
+    for (const item of items) {
+      if ('record' in item) {
+        last = item.record;
+        lastRecords.push(last);
+      } else if (item.finding.kind === 'torn-tail') cut = item.finding;
+      else damage = item.finding;
+    }
+    if (lastRecords.length >= 2 * keepLast) lastRecords = lastRecords.slice(-keepLast);
   }
   if (cut !== undefined) cutTail(directory, cut);
   const numbers = segmentNumbers(readdirSync(directory));

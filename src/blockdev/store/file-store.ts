@@ -31,6 +31,7 @@ import {
   seekData,
   seekHole,
   wouldWait,
+  writeBack,
 } from 'block-io';
 import { codeOf, messageOf } from '../../common/index.ts';
 import type { Device, DeviceCapabilities, Extent, WriteOptions, WriteZeroesOptions } from '../device.ts';
@@ -270,6 +271,12 @@ export class FileStore implements Device {
       if (options.fua === true) await this.#sync();
     };
     await this.#tracked(work());
+  }
+
+  startWriteBack(offset: bigint, length: bigint): void {
+    if (this.#closed || this.capabilities.readOnly) return;
+    this.#begin(offset, length);
+    void this.#tracked(writeBack(this.#fd, Number(offset), Number(length)));
   }
 
   flush(): Promise<void> {
