@@ -9,7 +9,8 @@ ADDONS = tap-tun/build/tap_tun.node block-io/build/block_io.node
 
 RUN_PACKAGES = g++ make iproute2 e2fsprogs
 TEST_PACKAGES = $(RUN_PACKAGES) python3 libpcap-dev curl wrk tshark libnbd-bin python3-libnbd nbdkit qemu-utils fio xfsprogs \
-  iputils-ping iperf3 patch strace util-linux procps netbase openssl
+  iputils-ping iperf3 patch strace util-linux procps netbase openssl nmap hping3 tcpreplay \
+  qemu-system-x86 busybox-static cpio ethtool
 # Peers that only the bench runs. Where one is missing its column says so.
 BENCH_PACKAGES = vde2 slirp4netns haproxy iputils-arping
 
@@ -20,13 +21,13 @@ build: node_modules/.changeover-installed $(ADDONS) ## install npm packages, com
 demo: run-packages build ## the main job for real, in a network namespace and a scratch folder of its own
 	@bin/changeover demo $(DEMO)
 
-test: test-packages build node_modules/.test-addons-built lint ## every test; the last line counts them
+test: test-packages build node_modules/.test-addons-built node_modules/.netem-guest/ready lint ## every test; the last line counts them
 	@$(TSX) tools/test.ts $(TESTS)
 
 bench: test-packages bench-packages build ## ours and the peers in the same run
 	@$(TSX) bench/main.ts $(BENCH)
 
-soak: test-packages build ## the long counts, each for at most SECONDS (600; 0: to its end)
+soak: test-packages build node_modules/.netem-guest/ready ## the long counts, each for at most SECONDS (600; 0: to its end)
 	@SOAK=1 $(TSX) tools/test.ts --soak $(TESTS)
 
 fuzz: test-packages build ## parsers and servers with fresh seeds and large counts
@@ -52,6 +53,10 @@ node_modules/.test-addons-built: node_modules/.changeover-installed | test-packa
 	  npm rebuild raw-socket cap --loglevel=error --foreground-scripts > node_modules/.rebuild.log 2>&1 \
 	  || { tail -40 node_modules/.rebuild.log; exit 1; }
 	@touch $@
+
+# A bridge with netem for the tests' lossy paths. Where it cannot be made the test that needs it says so.
+node_modules/.netem-guest/ready: tools/netem-guest node_modules/.changeover-installed | test-packages
+	-@rm -f $@; sh tools/netem-guest node_modules/.netem-guest
 
 tap-tun/build/tap_tun.node: node_modules/.changeover-installed $(wildcard tap-tun/native/* tap-tun/*.sh)
 	@sh tap-tun/build.sh
