@@ -25,12 +25,16 @@ const TO_NBD: Readonly<Record<DeviceErrno, number>> = {
   ESHUTDOWN: NBD_ESHUTDOWN,
 };
 
-/** Error number for anything a device threw. */
-export function nbdErrorOf(thrown: unknown): number {
+/**
+ * Error number for anything a device threw. NBD_ENOTSUP answers only a `fast` zeroing, and NBD_EOVERFLOW nothing that a device
+ * is asked for: clients take either as advice to ask in another way.
+ */
+export function nbdErrorOf(thrown: unknown, fast = false): number {
   const code = codeOf(thrown);
   if (code === undefined) return NBD_EIO;
   if (code === 'EDQUOT' || code === 'EFBIG') return NBD_ENOSPC;
-  if (code === 'EOPNOTSUPP') return NBD_ENOTSUP;
+  if (code === 'ENOTSUP' || code === 'EOPNOTSUPP') return fast ? NBD_ENOTSUP : NBD_EINVAL;
+  if (code === 'EOVERFLOW') return NBD_EINVAL;
   if (code === 'EACCES') return NBD_EPERM;
   return Object.hasOwn(TO_NBD, code) ? TO_NBD[code as DeviceErrno] : NBD_EIO;
 }
@@ -40,10 +44,10 @@ export function deviceErrnoOf(error: number, modifying: boolean): DeviceErrno {
   switch (error) {
     case NBD_EPERM:
       return modifying ? 'EROFS' : 'EPERM';
+    case NBD_EIO:
+      return 'EIO';
     case NBD_ENOMEM:
       return 'ENOMEM';
-    case NBD_EINVAL:
-      return 'EINVAL';
     case NBD_ENOSPC:
       return 'ENOSPC';
     case NBD_EOVERFLOW:
@@ -52,7 +56,8 @@ export function deviceErrnoOf(error: number, modifying: boolean): DeviceErrno {
       return 'ENOTSUP';
     case NBD_ESHUTDOWN:
       return 'ESHUTDOWN';
+    // "The client SHOULD treat an unexpected error value as if it had been NBD_EINVAL".
     default:
-      return 'EIO';
+      return 'EINVAL';
   }
 }

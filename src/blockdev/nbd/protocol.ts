@@ -44,6 +44,7 @@ export const NBD_REP_ERR_UNKNOWN = 0x8000_0006;
 export const NBD_REP_ERR_SHUTDOWN = 0x8000_0007;
 export const NBD_REP_ERR_BLOCK_SIZE_REQD = 0x8000_0008;
 export const NBD_REP_ERR_TOO_BIG = 0x8000_0009;
+export const NBD_REP_ERR_EXT_HEADER_REQD = 0x8000_000a;
 
 export const NBD_INFO_EXPORT = 0;
 export const NBD_INFO_NAME = 1;
@@ -76,6 +77,7 @@ export const NBD_FLAG_CAN_MULTI_CONN = 1 << 8;
 export const NBD_FLAG_SEND_RESIZE = 1 << 9;
 export const NBD_FLAG_SEND_CACHE = 1 << 10;
 export const NBD_FLAG_SEND_FAST_ZERO = 1 << 11;
+export const NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12;
 
 // Transmission phase
 
@@ -89,6 +91,15 @@ export const REQUEST_SIZE = 28;
 export const SIMPLE_REPLY_SIZE = 16;
 /** Structured reply chunk: magic u32, flags u16, type u16, cookie u64, length u32, payload. */
 export const CHUNK_HEADER_SIZE = 20;
+
+// With NBD_OPT_EXTENDED_HEADERS (branch `extension-ext-header` of the specification)
+
+export const NBD_EXTENDED_REQUEST_MAGIC = 0x21e4_1c71;
+export const NBD_EXTENDED_REPLY_MAGIC = 0x6e8a_278c;
+/** Extended request: magic u32, command flags u16, type u16, cookie u64, offset u64, length u64, payload. */
+export const EXTENDED_REQUEST_SIZE = 32;
+/** Extended reply chunk: magic u32, flags u16, type u16, cookie u64, offset of the request u64, length u64, payload. */
+export const EXTENDED_CHUNK_HEADER_SIZE = 32;
 
 export const NBD_CMD_READ = 0;
 export const NBD_CMD_WRITE = 1;
@@ -105,12 +116,15 @@ export const NBD_CMD_FLAG_NO_HOLE = 1 << 1;
 export const NBD_CMD_FLAG_DF = 1 << 2;
 export const NBD_CMD_FLAG_REQ_ONE = 1 << 3;
 export const NBD_CMD_FLAG_FAST_ZERO = 1 << 4;
+/** The length of an extended request is that of its payload. */
+export const NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5;
 
 export const NBD_REPLY_FLAG_DONE = 1 << 0;
 export const NBD_REPLY_TYPE_NONE = 0;
 export const NBD_REPLY_TYPE_OFFSET_DATA = 1;
 export const NBD_REPLY_TYPE_OFFSET_HOLE = 2;
 export const NBD_REPLY_TYPE_BLOCK_STATUS = 5;
+export const NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6;
 /** Set in the type of every error chunk. */
 export const NBD_REPLY_TYPE_ERROR_BIT = 1 << 15;
 export const NBD_REPLY_TYPE_ERROR = (1 << 15) + 1;

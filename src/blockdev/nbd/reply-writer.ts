@@ -10,8 +10,11 @@ import type { Duplex } from 'node:stream';
 import type { BufferPool } from './buffer-pool.ts';
 import {
   CHUNK_HEADER_SIZE,
+  EXTENDED_CHUNK_HEADER_SIZE,
+  NBD_EXTENDED_REPLY_MAGIC,
   NBD_REPLY_FLAG_DONE,
   NBD_REPLY_TYPE_ERROR,
+  NBD_REPLY_TYPE_NONE,
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC,
   SIMPLE_REPLY_SIZE,
@@ -20,6 +23,8 @@ import {
 const SLAB_SIZE = 256 * 1024;
 /** A reply of more bytes than this does not go into a slab. */
 export const SLAB_REPLY_LIMIT = 64 * 1024;
+/** Of an error's text, far below NBD_MAX_STRING: bytes. */
+const MESSAGE_LIMIT = 512;
 /** A batch of more bytes than this is not gathered further. */
 const BATCH_LIMIT = 1024 * 1024;
 
@@ -42,6 +47,34 @@ export function emitChunkHeader(
   target.writeUInt16BE(type, at + 6);
   target.writeBigUInt64BE(cookie, at + 8);
   target.writeUInt32BE(length, at + 16);
+}
+
+/** `offset` is that of the request, whatever the chunk is about. */
+export function emitExtendedChunkHeader(
+  target: Buffer,
+  at: number,
+  flags: number,
+  type: number,
+  cookie: bigint,
+  offset: bigint,
+  length: number,
+): void {
+  target.writeUInt32BE(NBD_EXTENDED_REPLY_MAGIC, at);
+  target.writeUInt16BE(flags, at + 4);
+  target.writeUInt16BE(type, at + 6);
+  target.writeBigUInt64BE(cookie, at + 8);
+  target.writeBigUInt64BE(offset, at + 16);
+  // Payloads stay below 2^32 bytes.
+  target.writeUInt32BE(0, at + 24);
+  target.writeUInt32BE(length, at + 28);
+}
+
+/** At most `limit` bytes of `text` as a string of the protocol: no NUL, no half character at its end. */
+function messageBytes(text: string, limit: number): Buffer {
+  const bytes = Buffer.from(text.replaceAll('\0', ' '));
+  let end = Math.min(bytes.length, limit);
+  while (end > 0 && end < bytes.length && (bytes[end]! & 0xc0) === 0x80) end--;
+  return bytes.subarray(0, end);
 }
 
 export class ReplyWriter {
@@ -109,17 +142,27 @@ export class ReplyWriter {
     this.commit(SIMPLE_REPLY_SIZE);
   }
 
-  /** A structured error with a message for people, which ends the reply. */
-  error(cookie: bigint, error: number, message: string): void {
-    const text = Buffer.from(message).subarray(0, 512);
-    const length = CHUNK_HEADER_SIZE + 6 + text.length;
-    const at = this.reserve(length);
+  /** Success without data, with an extended header. */
+  extendedNone(cookie: bigint, offset: bigint): void {
+    const at = this.reserve(EXTENDED_CHUNK_HEADER_SIZE);
+    emitExtendedChunkHeader(this.#slab, at, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE, cookie, offset, 0);
+    this.commit(EXTENDED_CHUNK_HEADER_SIZE);
+  }
+
+  /** A structured error with a message for people, which ends the reply; `offset` is set where headers are extended. */
+  error(cookie: bigint, error: number, message: string, offset?: bigint): void {
+    const text = messageBytes(message, MESSAGE_LIMIT);
+    const payload = 6 + text.length;
+    const header = offset === undefined ? CHUNK_HEADER_SIZE : EXTENDED_CHUNK_HEADER_SIZE;
+    const at = this.reserve(header + payload);
     const slab = this.#slab;
-    emitChunkHeader(slab, at, NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_ERROR, cookie, 6 + text.length);
-    slab.writeUInt32BE(error, at + CHUNK_HEADER_SIZE);
-    slab.writeUInt16BE(text.length, at + CHUNK_HEADER_SIZE + 4);
-    slab.set(text, at + CHUNK_HEADER_SIZE + 6);
-    this.commit(length);
+    const flags = NBD_REPLY_FLAG_DONE;
+    if (offset === undefined) emitChunkHeader(slab, at, flags, NBD_REPLY_TYPE_ERROR, cookie, payload);
+    else emitExtendedChunkHeader(slab, at, flags, NBD_REPLY_TYPE_ERROR, cookie, offset, payload);
+    slab.writeUInt32BE(error, at + header);
+    slab.writeUInt16BE(text.length, at + header + 4);
+    slab.set(text, at + header + 6);
+    this.commit(header + payload);
   }
 
   /** Until `release`, replies are gathered. */

@@ -7,7 +7,15 @@
  * `resume` goes on where it stopped.
  */
 import type { BufferPool } from './buffer-pool.ts';
-import { NBD_CMD_WRITE, NBD_MAX_PAYLOAD, NBD_REQUEST_MAGIC, REQUEST_SIZE } from './protocol.ts';
+import {
+  EXTENDED_REQUEST_SIZE,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
+  NBD_CMD_WRITE,
+  NBD_EXTENDED_REQUEST_MAGIC,
+  NBD_MAX_PAYLOAD,
+  NBD_REQUEST_MAGIC,
+  REQUEST_SIZE,
+} from './protocol.ts';
 
 const FLAGS_AT = 4;
 const TYPE_AT = 6;
@@ -15,7 +23,10 @@ const COOKIE_AT = 8;
 const OFFSET_AT = 16;
 const LENGTH_AT = 24;
 
-/** A write with a longer payload than this ends the connection: skipping it would cost more than it is worth. */
+/**
+ * A write with a longer payload than this ends the connection: skipping it would cost more than it is worth. With extended
+ * headers the bound is NBD_MAX_PAYLOAD, as the extension asks.
+ */
 export const PAYLOAD_SKIP_LIMIT = 2 * NBD_MAX_PAYLOAD;
 
 /** From here on a copy costs more than a read of its own for the header. */
@@ -24,8 +35,9 @@ const LARGE_PAYLOAD = 64 * 1024;
 export interface RequestSink {
   readonly stalled: boolean;
   /**
-   * One request. `payload` is set for a write of at most NBD_MAX_PAYLOAD bytes; `owner`, where set, is the pool buffer
-   * behind it, to be released when the payload is no longer needed. A payload without owner is lent for this call.
+   * One request. `payload` is set for a write of at most NBD_MAX_PAYLOAD bytes, and for what carries
+   * NBD_CMD_FLAG_PAYLOAD_LEN; `owner`, where set, is the pool buffer behind it, to be released when the payload is no
+   * longer needed. A payload without owner is lent for this call. A `length` beyond 2^53 is rounded.
    */
   request(
     type: number,
@@ -43,13 +55,17 @@ export interface RequestSink {
 export class RequestParser {
   readonly #sink: RequestSink;
   readonly #pool: BufferPool;
+  readonly #extended: boolean;
+  readonly #magic: number;
+  readonly #headerSize: number;
+  readonly #payloadLimit: number;
   #chunk: Buffer | undefined;
   #at = 0;
   #stopped = false;
   /** A header that began at the end of a chunk. */
-  readonly #head = Buffer.alloc(REQUEST_SIZE);
+  readonly #head = Buffer.alloc(EXTENDED_REQUEST_SIZE);
   #headLength = 0;
-  /** The write whose payload is being gathered or skipped. */
+  /** The request whose payload is being gathered or skipped. */
   #type = 0;
   #flags = 0;
   #cookie = 0n;
@@ -60,9 +76,13 @@ export class RequestParser {
   /** The last request was a write of at least LARGE_PAYLOAD bytes. */
   #behindLarge = false;
 
-  constructor(sink: RequestSink, pool: BufferPool) {
+  constructor(sink: RequestSink, pool: BufferPool, extended = false) {
     this.#sink = sink;
     this.#pool = pool;
+    this.#extended = extended;
+    this.#magic = extended ? NBD_EXTENDED_REQUEST_MAGIC : NBD_REQUEST_MAGIC;
+    this.#headerSize = extended ? EXTENDED_REQUEST_SIZE : REQUEST_SIZE;
+    this.#payloadLimit = extended ? NBD_MAX_PAYLOAD : PAYLOAD_SKIP_LIMIT;
   }
 
   /** Whether a chunk is kept that was not parsed to its end. */
@@ -81,7 +101,7 @@ export class RequestParser {
    * that its payload can be read where it stays.
    */
   get wanted(): number {
-    return this.#behindLarge ? REQUEST_SIZE : Number.POSITIVE_INFINITY;
+    return this.#behindLarge ? this.#headerSize : Number.POSITIVE_INFINITY;
   }
 
   /** The next `count` bytes of the stream stand in `space`. */
@@ -122,35 +142,41 @@ export class RequestParser {
     let head = chunk;
     let at = this.#at;
     const available = chunk.length - at;
-    if (this.#headLength > 0 || available < REQUEST_SIZE) {
-      const taken = Math.min(REQUEST_SIZE - this.#headLength, available);
+    const size = this.#headerSize;
+    if (this.#headLength > 0 || available < size) {
+      const taken = Math.min(size - this.#headLength, available);
       chunk.copy(this.#head, this.#headLength, at, at + taken);
       this.#headLength += taken;
       this.#at += taken;
-      // A wrong magic is told at once: a peer that speaks something else may never send 28 bytes.
-      if (this.#headLength >= 4 && this.#head.readUInt32BE(0) !== NBD_REQUEST_MAGIC) this.#fail();
-      if (this.#headLength < REQUEST_SIZE || this.#stopped) return;
+      // A wrong magic is told at once: a peer that speaks something else may never send a whole header.
+      if (this.#headLength >= 4 && this.#head.readUInt32BE(0) !== this.#magic) this.#fail();
+      if (this.#headLength < size || this.#stopped) return;
       this.#headLength = 0;
       head = this.#head;
       at = 0;
     } else {
-      if (chunk.readUInt32BE(at) !== NBD_REQUEST_MAGIC) {
+      if (chunk.readUInt32BE(at) !== this.#magic) {
         this.#fail();
         return;
       }
-      this.#at += REQUEST_SIZE;
+      this.#at += size;
     }
     const flags = head.readUInt16BE(at + FLAGS_AT);
     const type = head.readUInt16BE(at + TYPE_AT);
     const cookie = head.readBigUInt64BE(at + COOKIE_AT);
     const offset = head.readBigUInt64BE(at + OFFSET_AT);
-    const length = head.readUInt32BE(at + LENGTH_AT);
+    let length = head.readUInt32BE(at + LENGTH_AT);
+    let carries = type === NBD_CMD_WRITE;
+    if (this.#extended) {
+      length = length * 2 ** 32 + head.readUInt32BE(at + LENGTH_AT + 4);
+      carries = (flags & NBD_CMD_FLAG_PAYLOAD_LEN) !== 0;
+    }
     this.#behindLarge = false;
-    if (type !== NBD_CMD_WRITE || length === 0) {
+    if (!carries || length === 0) {
       this.#sink.request(type, flags, cookie, offset, length, undefined, undefined);
       return;
     }
-    if (length > PAYLOAD_SKIP_LIMIT) {
+    if (length > this.#payloadLimit) {
       this.stop();
       this.#sink.malformed('payload-too-long');
       return;

@@ -17,10 +17,11 @@ import type { Receiver } from './receive.ts';
 import { receiveInto } from './receive.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import { RequestParser } from './request-parser.ts';
+import type { TransmissionCounters } from './server-counters.ts';
 import type { ExportTable } from './server-export.ts';
 import type { HandshakeEnd, Negotiated } from './server-handshake.ts';
 import { ServerHandshake } from './server-handshake.ts';
-import type { TransmissionCounters, TransmissionLimits } from './transmission-server.ts';
+import type { TransmissionLimits } from './transmission-server.ts';
 import { TransmissionServer } from './transmission-server.ts';
 
 export interface ConnectionLimits extends TransmissionLimits {
@@ -226,7 +227,7 @@ export class ServerConnection implements Receiver {
       disconnect: () => this.drain('disconnected'),
       malformed: (reason) => this.drain(reason as ConnectionEnd),
     });
-    const parser = new RequestParser(this.#transmission, pool);
+    const parser = new RequestParser(this.#transmission, pool, negotiated.extendedHeaders);
     this.#parser = parser;
     const early = Buffer.concat(this.#early);
     this.#early = [];

@@ -3,6 +3,7 @@ import type { Device } from '../device.ts';
 import type { BlockSizes } from './options.ts';
 import {
   BASE_ALLOCATION,
+  NBD_FLAG_BLOCK_STATUS_PAYLOAD,
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_READ_ONLY,
@@ -24,7 +25,12 @@ export interface ExportTable {
   find(name: string): { readonly name: string; readonly device: Device } | undefined;
 }
 
-export function transmissionFlagsOf(device: Device, structuredReplies: boolean): number {
+/** `statusPayload`: extended headers and metadata contexts of this export were agreed. */
+export function transmissionFlagsOf(
+  device: Device,
+  structuredReplies: boolean,
+  statusPayload = false,
+): number {
   const can = device.capabilities;
   let flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
   if (can.readOnly) flags |= NBD_FLAG_READ_ONLY;
@@ -33,6 +39,7 @@ export function transmissionFlagsOf(device: Device, structuredReplies: boolean):
   if (can.writeZeroes && can.fastZero && !can.readOnly) flags |= NBD_FLAG_SEND_FAST_ZERO;
   if (can.multiConn) flags |= NBD_FLAG_CAN_MULTI_CONN;
   if (structuredReplies) flags |= NBD_FLAG_SEND_DF;
+  if (statusPayload) flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
   return flags;
 }
 

@@ -19,7 +19,10 @@ export const OPTION_COUNT_LIMIT = 1024;
 export interface Negotiated {
   readonly exportName: string;
   readonly device: Device;
+  /** Structured reply chunks, with whichever header. */
   readonly structuredReplies: boolean;
+  /** Requests and reply chunks of 32-byte headers. */
+  readonly extendedHeaders: boolean;
   readonly contexts: readonly MetaContext[];
 }
 
@@ -42,7 +45,8 @@ export type HandshakeEnd =
   | 'bad-option-magic'
   | 'option-too-long'
   | 'too-many-options'
-  | 'unknown-export';
+  | 'unknown-export'
+  | 'export-name-refused';
 
 const MORE = { state: 'more' } as const;
 const KNOWN_CLIENT_FLAGS = nbd.NBD_FLAG_C_FIXED_NEWSTYLE | nbd.NBD_FLAG_C_NO_ZEROES;
@@ -56,6 +60,7 @@ export class ServerHandshake {
   #skip = 0;
   #options = 0;
   #structuredReplies = false;
+  #extendedHeaders = false;
   /** Contexts set for `exportName`; they hold for that export only. */
   #selected: { exportName: string; contexts: readonly MetaContext[] } | undefined;
 
@@ -134,7 +139,16 @@ export class ServerHandshake {
       case nbd.NBD_OPT_STRUCTURED_REPLY:
         if (data.length > 0)
           return this.#refuse(option, nbd.NBD_REP_ERR_INVALID, 'this option carries no data');
+        if (this.#extendedHeaders)
+          return this.#refuse(option, nbd.NBD_REP_ERR_EXT_HEADER_REQD, 'extended headers were negotiated');
         this.#structuredReplies = true;
+        this.#reply(option, nbd.NBD_REP_ACK);
+        return MORE;
+      case nbd.NBD_OPT_EXTENDED_HEADERS:
+        if (data.length > 0)
+          return this.#refuse(option, nbd.NBD_REP_ERR_INVALID, 'this option carries no data');
+        this.#structuredReplies = true;
+        this.#extendedHeaders = true;
         this.#reply(option, nbd.NBD_REP_ACK);
         return MORE;
       case nbd.NBD_OPT_LIST_META_CONTEXT:
@@ -148,6 +162,8 @@ export class ServerHandshake {
   }
 
   #exportName(data: Buffer): HandshakeOutcome {
+    // "Once extended headers are successfully requested, a client MUST NOT use NBD_OPT_EXPORT_NAME".
+    if (this.#extendedHeaders) return { state: 'closed', reason: 'export-name-refused' };
     const name = o.parseString(data);
     const found = name === undefined ? undefined : this.#exports.find(name);
     // The option has no error reply: closing is all that is left.
@@ -173,7 +189,9 @@ export class ServerHandshake {
     const found = this.#exports.find(request.exportName);
     if (found === undefined) return this.#refuse(option, nbd.NBD_REP_ERR_UNKNOWN, 'no such export');
     const { device } = found;
-    const flags = transmissionFlagsOf(device, this.#structuredReplies);
+    const contexts = this.#contextsOf(request.exportName);
+    const statusPayload = this.#extendedHeaders && contexts.length > 0;
+    const flags = transmissionFlagsOf(device, this.#structuredReplies, statusPayload);
     this.#reply(option, nbd.NBD_REP_INFO, o.emitInfoExport(device.size, flags));
     if (request.wanted.includes(nbd.NBD_INFO_BLOCK_SIZE)) {
       this.#reply(option, nbd.NBD_REP_INFO, o.emitInfoBlockSize(blockSizesOf(device)));
@@ -215,13 +233,18 @@ export class ServerHandshake {
   }
 
   #transmission(asked: string, found: { name: string; device: Device }, answer: Buffer): HandshakeOutcome {
-    const contexts = this.#selected?.exportName === asked ? this.#selected.contexts : [];
+    const contexts = this.#contextsOf(asked);
     const negotiated = {
       exportName: found.name,
       device: found.device,
       structuredReplies: this.#structuredReplies,
+      extendedHeaders: this.#extendedHeaders,
       contexts,
     };
     return { state: 'transmission', negotiated, answer, rest: this.#input };
+  }
+
+  #contextsOf(exportName: string): readonly MetaContext[] {
+    return this.#selected?.exportName === exportName ? this.#selected.contexts : [];
   }
 }

@@ -1,6 +1,7 @@
 /** What stands in a range: runs of status flags for NBD_CMD_BLOCK_STATUS, runs of zeroes for NBD_CMD_READ. */
 import type { Device } from '../device.ts';
 import { BASE_ALLOCATION, NBD_STATE_HOLE, NBD_STATE_ZERO, WRITTEN_SINCE_WRITTEN } from './protocol.ts';
+import type { MetaContext } from './server-export.ts';
 
 export interface StatusRun {
   length: number;
@@ -9,6 +10,26 @@ export interface StatusRun {
 
 /** An answer has at most this many runs; the client asks on from where it ends. */
 export const STATUS_RUN_LIMIT = 8192;
+
+/**
+ * The payload of a block status with NBD_CMD_FLAG_PAYLOAD_LEN: effect length u64, context ids u32 each. undefined when it is
+ * of another form, names no context, one twice, or one that was not negotiated.
+ */
+export function parseStatusPayload(
+  payload: Buffer,
+  negotiated: readonly MetaContext[],
+): { readonly effectLength: number; readonly contexts: readonly MetaContext[] } | undefined {
+  const count = (payload.length - 8) / 4;
+  if (count < 1 || count > negotiated.length || !Number.isInteger(count)) return undefined;
+  const contexts = new Set<MetaContext>();
+  for (let i = 0; i < count; i++) {
+    const id = payload.readUInt32BE(8 + 4 * i);
+    const context = negotiated.find((one) => one.id === id);
+    if (context === undefined || contexts.has(context)) return undefined;
+    contexts.add(context);
+  }
+  return { effectLength: Number(payload.readBigUInt64BE(0)), contexts: [...contexts] };
+}
 
 interface Piece {
   readonly offset: bigint;

@@ -17,8 +17,8 @@ import { BufferPool } from './buffer-pool.ts';
 import { isProtocolString } from './options.ts';
 import type { ConnectionContext, ConnectionEnd, ConnectionLimits } from './server-connection.ts';
 import { ServerConnection } from './server-connection.ts';
+import { newCounters } from './server-counters.ts';
 import type { ExportTable } from './server-export.ts';
-import { newCounters } from './transmission-server.ts';
 
 export type NbdServerErrorCode = 'EADDRINUSE' | 'EACCES' | 'ELISTEN' | 'EINVAL' | 'EALREADY';
 

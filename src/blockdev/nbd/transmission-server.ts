@@ -13,11 +13,17 @@ import type { BufferPool } from './buffer-pool.ts';
 import { nbdErrorOf } from './errno.ts';
 import * as nbd from './protocol.ts';
 import type { ReplyWriter } from './reply-writer.ts';
-import { emitChunkHeader, emitSimpleReply, SLAB_REPLY_LIMIT } from './reply-writer.ts';
+import {
+  emitChunkHeader,
+  emitExtendedChunkHeader,
+  emitSimpleReply,
+  SLAB_REPLY_LIMIT,
+} from './reply-writer.ts';
 import type { RequestSink } from './request-parser.ts';
+import type { TransmissionCounters } from './server-counters.ts';
 import type { MetaContext } from './server-export.ts';
 import type { Negotiated } from './server-handshake.ts';
-import { contextRuns, zeroRuns } from './server-status.ts';
+import { contextRuns, parseStatusPayload, zeroRuns } from './server-status.ts';
 
 export interface TransmissionLimits {
   /** Requests of one connection that the device works on. */
@@ -27,37 +33,6 @@ export interface TransmissionLimits {
   /** Bytes of replies the client has not taken. */
   readonly replyBacklog: number;
 }
-
-/** What a connection counts; added up by the server. */
-export interface TransmissionCounters {
-  reads: number;
-  writes: number;
-  flushes: number;
-  trims: number;
-  writeZeroes: number;
-  blockStatus: number;
-  caches: number;
-  bytesRead: number;
-  bytesWritten: number;
-  /** Requests answered with an error of the device. */
-  deviceErrors: number;
-  /** Requests that were against the protocol or the export's limits. */
-  refusedRequests: number;
-}
-
-export const newCounters = (): TransmissionCounters => ({
-  reads: 0,
-  writes: 0,
-  flushes: 0,
-  trims: 0,
-  writeZeroes: 0,
-  blockStatus: 0,
-  caches: 0,
-  bytesRead: 0,
-  bytesWritten: 0,
-  deviceErrors: 0,
-  refusedRequests: 0,
-});
 
 export interface TransmissionEvents {
   /** A request was completed or refused, below the bounds again perhaps. */
@@ -88,6 +63,10 @@ const ALLOWED_FLAGS: Readonly<Record<number, number>> = {
   [nbd.NBD_CMD_BLOCK_STATUS]: FUA | REQ_ONE,
 };
 
+const PAYLOAD_LEN = nbd.NBD_CMD_FLAG_PAYLOAD_LEN;
+/** With extended headers a write must carry PAYLOAD_LEN; block status may, and is unwrapped first. */
+const ALLOWED_FLAGS_EXTENDED = { ...ALLOWED_FLAGS, [nbd.NBD_CMD_WRITE]: FUA | PAYLOAD_LEN };
+
 interface Refusal {
   readonly error: number;
   readonly message: string;
@@ -105,12 +84,19 @@ const REFUSED_RANGE_WRITE = refuse(nbd.NBD_ENOSPC, 'beyond the end of the export
 const REFUSED_READ_ONLY = refuse(nbd.NBD_EPERM, 'the export is read-only');
 const REFUSED_TRIM = refuse(nbd.NBD_EINVAL, 'NBD_CMD_TRIM was not offered');
 const REFUSED_ZEROES = refuse(nbd.NBD_EINVAL, 'NBD_CMD_WRITE_ZEROES was not offered');
-const REFUSED_FAST = refuse(nbd.NBD_ENOTSUP, 'no fast way to write zeroes');
+const REFUSED_FAST = refuse(nbd.NBD_EINVAL, 'NBD_CMD_FLAG_FAST_ZERO was not offered');
+const REFUSED_NO_PAYLOAD = refuse(nbd.NBD_EINVAL, 'a write needs NBD_CMD_FLAG_PAYLOAD_LEN');
+const REFUSED_PAYLOAD = refuse(nbd.NBD_EINVAL, 'this command takes no payload, or another one');
 
 export class TransmissionServer implements RequestSink {
   readonly #device: Device;
   readonly #size: bigint;
   readonly #structured: boolean;
+  readonly #extended: boolean;
+  readonly #allowed: Readonly<Record<number, number>>;
+  /** Bytes before the data of a read, and before the payload of any chunk. */
+  readonly #readHeaderSize: number;
+  readonly #chunkHeaderSize: number;
   readonly #contexts: readonly MetaContext[];
   readonly #writer: ReplyWriter;
   readonly #pool: BufferPool;
@@ -131,6 +117,10 @@ export class TransmissionServer implements RequestSink {
     this.#device = negotiated.device;
     this.#size = negotiated.device.size;
     this.#structured = negotiated.structuredReplies;
+    this.#extended = negotiated.extendedHeaders;
+    this.#allowed = this.#extended ? ALLOWED_FLAGS_EXTENDED : ALLOWED_FLAGS;
+    this.#chunkHeaderSize = this.#extended ? nbd.EXTENDED_CHUNK_HEADER_SIZE : nbd.CHUNK_HEADER_SIZE;
+    this.#readHeaderSize = this.#structured ? this.#chunkHeaderSize + 8 : nbd.SIMPLE_REPLY_SIZE;
     this.#contexts = negotiated.contexts;
     this.#writer = writer;
     this.#pool = pool;
@@ -168,11 +158,15 @@ export class TransmissionServer implements RequestSink {
       this.#events.disconnect();
       return;
     }
+    if (this.#extended && (flags & PAYLOAD_LEN) !== 0 && type !== nbd.NBD_CMD_WRITE) {
+      this.#withPayload(type, flags, cookie, offset, payload);
+      if (owner !== undefined) this.#pool.release(owner);
+      return;
+    }
     const refusal = this.#check(type, flags, offset, length);
     if (refusal !== undefined) {
       if (owner !== undefined) this.#pool.release(owner);
-      this.#counters.refusedRequests++;
-      this.#fail(cookie, refusal.error, refusal.message);
+      this.#refused(cookie, offset, refusal);
       return;
     }
     const device = this.#device;
@@ -186,31 +180,56 @@ export class TransmissionServer implements RequestSink {
         return;
       case nbd.NBD_CMD_FLUSH:
         this.#counters.flushes++;
-        this.#start(cookie, 0, () => device.flush());
+        this.#start(cookie, offset, 0, () => device.flush());
         return;
       case nbd.NBD_CMD_TRIM:
         this.#counters.trims++;
-        this.#start(cookie, 0, () => device.trim(offset, BigInt(length), { fua }));
+        this.#start(cookie, offset, 0, () => device.trim(offset, BigInt(length), { fua }));
         return;
       case nbd.NBD_CMD_CACHE:
         this.#counters.caches++;
-        this.#start(cookie, CACHE_STEP, () => this.#cache(offset, BigInt(length)));
+        this.#start(cookie, offset, CACHE_STEP, () => this.#cache(offset, BigInt(length)));
         return;
       case nbd.NBD_CMD_WRITE_ZEROES: {
         this.#counters.writeZeroes++;
         const options = { fua, noHole: (flags & NO_HOLE) !== 0, fast: (flags & FAST_ZERO) !== 0 };
-        this.#start(cookie, 0, () => device.writeZeroes(offset, BigInt(length), options));
+        const zero = () => device.writeZeroes(offset, BigInt(length), options);
+        this.#start(cookie, offset, 0, zero, undefined, options.fast);
         return;
       }
       default:
         this.#counters.blockStatus++;
-        this.#blockStatus(cookie, offset, length, (flags & REQ_ONE) !== 0);
+        this.#blockStatus(cookie, offset, length, (flags & REQ_ONE) !== 0, this.#contexts);
     }
+  }
+
+  /** A command other than a write that carries a payload: block status of some of the contexts, or a mistake. */
+  #withPayload(
+    type: number,
+    flags: number,
+    cookie: bigint,
+    offset: bigint,
+    payload: Buffer | undefined,
+  ): void {
+    const query =
+      type === nbd.NBD_CMD_BLOCK_STATUS && payload !== undefined
+        ? parseStatusPayload(payload, this.#contexts)
+        : undefined;
+    const refusal =
+      query === undefined
+        ? REFUSED_PAYLOAD
+        : this.#check(type, flags & ~PAYLOAD_LEN, offset, query.effectLength);
+    if (refusal !== undefined || query === undefined) {
+      this.#refused(cookie, offset, refusal ?? REFUSED_PAYLOAD);
+      return;
+    }
+    this.#counters.blockStatus++;
+    this.#blockStatus(cookie, offset, query.effectLength, (flags & REQ_ONE) !== 0, query.contexts);
   }
 
   /** Why a request may not reach the device. */
   #check(type: number, flags: number, offset: bigint, length: number): Refusal | undefined {
-    const allowed = ALLOWED_FLAGS[type];
+    const allowed = this.#allowed[type];
     if (allowed === undefined) return REFUSED_TYPE;
     if ((flags & ~allowed) !== 0) return REFUSED_FLAGS;
     // Offset and length of a flush are reserved and ignored.
@@ -222,6 +241,8 @@ export class TransmissionServer implements RequestSink {
     if (type === nbd.NBD_CMD_READ || type === nbd.NBD_CMD_WRITE) {
       if (length > nbd.NBD_MAX_PAYLOAD) return REFUSED_LENGTH;
       if ((flags & DF) !== 0 && !this.#structured) return REFUSED_DF;
+      if (this.#extended && type === nbd.NBD_CMD_WRITE && (flags & PAYLOAD_LEN) === 0)
+        return REFUSED_NO_PAYLOAD;
     }
     if (offset + BigInt(length) > this.#size) {
       return type === nbd.NBD_CMD_WRITE || type === nbd.NBD_CMD_WRITE_ZEROES
@@ -240,17 +261,29 @@ export class TransmissionServer implements RequestSink {
     return undefined;
   }
 
+  /** Success of a command that returns no data. */
+  #ok(cookie: bigint, offset: bigint): void {
+    if (this.#extended) this.#writer.extendedNone(cookie, offset);
+    else this.#writer.simple(cookie, 0);
+  }
+
   /** An error reply of the kind that the client expects. */
-  #fail(cookie: bigint, error: number, message: string): void {
-    if (this.#structured) this.#writer.error(cookie, error, message);
+  #fail(cookie: bigint, offset: bigint, error: number, message: string): void {
+    if (this.#extended) this.#writer.error(cookie, error, message, offset);
+    else if (this.#structured) this.#writer.error(cookie, error, message);
     else this.#writer.simple(cookie, error);
   }
 
-  #deviceFailed(cookie: bigint, thrown: unknown): void {
+  #refused(cookie: bigint, offset: bigint, refusal: Refusal): void {
+    this.#counters.refusedRequests++;
+    this.#fail(cookie, offset, refusal.error, refusal.message);
+  }
+
+  #deviceFailed(cookie: bigint, offset: bigint, thrown: unknown, fast = false): void {
     this.#counters.deviceErrors++;
     // Only what a device says on purpose is for the client's eyes.
     const message = thrown instanceof DeviceError ? messageOf(thrown) : 'input/output error';
-    this.#fail(cookie, nbdErrorOf(thrown), message);
+    this.#fail(cookie, offset, nbdErrorOf(thrown, fast), message);
   }
 
   #began(bytes: number): void {
@@ -264,8 +297,15 @@ export class TransmissionServer implements RequestSink {
     this.#events.settled();
   }
 
-  /** Answers with success or error when `work` is done; `owner` is released then. */
-  #start(cookie: bigint, bytes: number, work: () => Promise<void>, owner?: Buffer): void {
+  /** Answers with success or error when `work` is done; `owner` is released then. `fast`: of NBD_CMD_FLAG_FAST_ZERO. */
+  #start(
+    cookie: bigint,
+    offset: bigint,
+    bytes: number,
+    work: () => Promise<void>,
+    owner?: Buffer,
+    fast = false,
+  ): void {
     this.#began(bytes);
     const over = () => {
       if (owner !== undefined) this.#pool.release(owner);
@@ -273,11 +313,11 @@ export class TransmissionServer implements RequestSink {
     };
     called(work).then(
       () => {
-        this.#writer.simple(cookie, 0);
+        this.#ok(cookie, offset);
         over();
       },
       (thrown) => {
-        this.#deviceFailed(cookie, thrown);
+        this.#deviceFailed(cookie, offset, thrown, fast);
         over();
       },
     );
@@ -294,7 +334,7 @@ export class TransmissionServer implements RequestSink {
     this.#counters.writes++;
     this.#counters.bytesWritten += length;
     if (payload === undefined) {
-      this.#writer.simple(cookie, 0);
+      this.#ok(cookie, offset);
       return;
     }
     const device = this.#device;
@@ -308,8 +348,8 @@ export class TransmissionServer implements RequestSink {
       }
       if (done) {
         if (owner !== undefined) this.#pool.release(owner);
-        if (failure === undefined) this.#writer.simple(cookie, 0);
-        else this.#deviceFailed(cookie, failure);
+        if (failure === undefined) this.#ok(cookie, offset);
+        else this.#deviceFailed(cookie, offset, failure);
         return;
       }
     }
@@ -319,15 +359,15 @@ export class TransmissionServer implements RequestSink {
       payload.copy(kept);
     }
     const source = kept.subarray(0, length);
-    this.#start(cookie, length, () => device.writeAt(source, offset, { fua }), kept);
+    this.#start(cookie, offset, length, () => device.writeAt(source, offset, { fua }), kept);
   }
 
   #read(flags: number, cookie: bigint, offset: bigint, length: number): void {
     this.#counters.reads++;
     this.#counters.bytesRead += length;
     if (length === 0) {
-      if (this.#structured) this.#emptyChunk(cookie);
-      else this.#writer.simple(cookie, 0);
+      if (this.#structured && !this.#extended) this.#emptyChunk(cookie);
+      else this.#ok(cookie, offset);
       return;
     }
     if (this.#structured && length >= HOLES_FROM && (flags & DF) === 0) {
@@ -336,7 +376,7 @@ export class TransmissionServer implements RequestSink {
       return;
     }
     const device = this.#device;
-    const header = this.#structured ? nbd.CHUNK_HEADER_SIZE + 8 : nbd.SIMPLE_REPLY_SIZE;
+    const header = this.#readHeaderSize;
     const total = header + length;
     const small = total <= SLAB_REPLY_LIMIT;
     if (device.readAtSync !== undefined && small) {
@@ -349,7 +389,7 @@ export class TransmissionServer implements RequestSink {
           return;
         }
       } catch (thrown) {
-        this.#deviceFailed(cookie, thrown);
+        this.#deviceFailed(cookie, offset, thrown);
         return;
       }
     }
@@ -367,7 +407,7 @@ export class TransmissionServer implements RequestSink {
         }
       } catch (thrown) {
         this.#pool.release(buffer);
-        this.#deviceFailed(cookie, thrown);
+        this.#deviceFailed(cookie, offset, thrown);
         return;
       }
     }
@@ -379,7 +419,7 @@ export class TransmissionServer implements RequestSink {
       },
       (thrown) => {
         this.#pool.release(buffer);
-        this.#deviceFailed(cookie, thrown);
+        this.#deviceFailed(cookie, offset, thrown);
         this.#ended(length);
       },
     );
@@ -391,9 +431,24 @@ export class TransmissionServer implements RequestSink {
       emitSimpleReply(target, at, 0, cookie);
       return;
     }
-    const type = nbd.NBD_REPLY_TYPE_OFFSET_DATA;
-    emitChunkHeader(target, at, nbd.NBD_REPLY_FLAG_DONE, type, cookie, length + 8);
-    target.writeBigUInt64BE(offset, at + nbd.CHUNK_HEADER_SIZE);
+    this.#chunkHeader(target, at, true, nbd.NBD_REPLY_TYPE_OFFSET_DATA, cookie, offset, length + 8);
+    target.writeBigUInt64BE(offset, at + this.#chunkHeaderSize);
+  }
+
+  /** The header of one chunk of the reply to a request at `offset`; returns where its payload goes. */
+  #chunkHeader(
+    target: Buffer,
+    at: number,
+    done: boolean,
+    type: number,
+    cookie: bigint,
+    offset: bigint,
+    length: number,
+  ): number {
+    const flags = done ? nbd.NBD_REPLY_FLAG_DONE : 0;
+    if (this.#extended) emitExtendedChunkHeader(target, at, flags, type, cookie, offset, length);
+    else emitChunkHeader(target, at, flags, type, cookie, length);
+    return at + this.#chunkHeaderSize;
   }
 
   #emptyChunk(cookie: bigint): void {
@@ -409,16 +464,15 @@ export class TransmissionServer implements RequestSink {
     try {
       const runs = await zeroRuns(this.#device, offset, length);
       const dataBytes = runs.reduce((sum, run) => sum + (run.zero ? 0 : run.length), 0);
-      const headers = runs.length * (nbd.CHUNK_HEADER_SIZE + 12);
+      const headers = runs.length * (this.#chunkHeaderSize + 12);
       buffer = this.#pool.acquire(dataBytes + headers);
       let at = 0;
       let start = offset;
       const reads: Promise<void>[] = [];
       for (const [index, run] of runs.entries()) {
-        const flags = index === runs.length - 1 ? nbd.NBD_REPLY_FLAG_DONE : 0;
+        const done = index === runs.length - 1;
         const type = run.zero ? nbd.NBD_REPLY_TYPE_OFFSET_HOLE : nbd.NBD_REPLY_TYPE_OFFSET_DATA;
-        emitChunkHeader(buffer, at, flags, type, cookie, run.zero ? 12 : 8 + run.length);
-        at += nbd.CHUNK_HEADER_SIZE;
+        at = this.#chunkHeader(buffer, at, done, type, cookie, offset, run.zero ? 12 : 8 + run.length);
         buffer.writeBigUInt64BE(start, at);
         at += 8;
         if (run.zero) {
@@ -440,7 +494,7 @@ export class TransmissionServer implements RequestSink {
       this.#writer.append(buffer.subarray(0, at), buffer);
     } catch (thrown) {
       // A buffer that reads may still fill is left to the garbage collector.
-      this.#deviceFailed(cookie, thrown);
+      this.#deviceFailed(cookie, offset, thrown);
     }
   }
 
@@ -453,27 +507,39 @@ export class TransmissionServer implements RequestSink {
     }
   }
 
-  #blockStatus(cookie: bigint, offset: bigint, length: number, one: boolean): void {
+  #blockStatus(
+    cookie: bigint,
+    offset: bigint,
+    length: number,
+    one: boolean,
+    contexts: readonly MetaContext[],
+  ): void {
     this.#began(0);
-    const answers = this.#contexts.map((context) =>
-      contextRuns(this.#device, context.name, offset, length, one),
-    );
+    const extended = this.#extended;
+    const type = extended ? nbd.NBD_REPLY_TYPE_BLOCK_STATUS_EXT : nbd.NBD_REPLY_TYPE_BLOCK_STATUS;
+    const answers = contexts.map((context) => contextRuns(this.#device, context.name, offset, length, one));
     void Promise.all(answers)
       .then((all) => {
         for (const [index, runs] of all.entries()) {
-          const payload = 4 + 8 * runs.length;
-          const reply = Buffer.allocUnsafe(nbd.CHUNK_HEADER_SIZE + payload);
-          const flags = index === all.length - 1 ? nbd.NBD_REPLY_FLAG_DONE : 0;
-          emitChunkHeader(reply, 0, flags, nbd.NBD_REPLY_TYPE_BLOCK_STATUS, cookie, payload);
-          let at = reply.writeUInt32BE(this.#contexts[index]!.id, nbd.CHUNK_HEADER_SIZE);
+          const payload = extended ? 8 + 16 * runs.length : 4 + 8 * runs.length;
+          const reply = Buffer.allocUnsafe(this.#chunkHeaderSize + payload);
+          const done = index === all.length - 1;
+          let at = this.#chunkHeader(reply, 0, done, type, cookie, offset, payload);
+          at = reply.writeUInt32BE(contexts[index]!.id, at);
+          if (extended) at = reply.writeUInt32BE(runs.length, at);
           for (const run of runs) {
-            at = reply.writeUInt32BE(run.length, at);
-            at = reply.writeUInt32BE(run.flags, at);
+            if (extended) {
+              at = reply.writeBigUInt64BE(BigInt(run.length), at);
+              at = reply.writeBigUInt64BE(BigInt(run.flags), at);
+            } else {
+              at = reply.writeUInt32BE(run.length, at);
+              at = reply.writeUInt32BE(run.flags, at);
+            }
           }
           this.#writer.append(reply, undefined);
         }
       })
-      .catch((thrown: unknown) => this.#deviceFailed(cookie, thrown))
+      .catch((thrown: unknown) => this.#deviceFailed(cookie, offset, thrown))
       .then(() => this.#ended(0));
   }
 }

@@ -172,7 +172,6 @@ test(
       assert.equal(await types(nbd.NBD_OPT_LIST, Buffer.alloc(1)), [nbd.NBD_REP_ERR_INVALID]);
       assert.equal(await types(nbd.NBD_OPT_STARTTLS), [nbd.NBD_REP_ERR_UNSUP]);
       assert.equal(await types(nbd.NBD_OPT_PEEK_EXPORT), [nbd.NBD_REP_ERR_UNSUP]);
-      assert.equal(await types(nbd.NBD_OPT_EXTENDED_HEADERS), [nbd.NBD_REP_ERR_UNSUP]);
       assert.equal(await types(0x7fff_ffff), [nbd.NBD_REP_ERR_UNSUP]);
       const all = o.emitMetaContextRequest({ exportName: 'disk', queries: [] });
       assert.equal(await types(nbd.NBD_OPT_LIST_META_CONTEXT, all), [nbd.NBD_REP_ERR_INVALID], 'too early');

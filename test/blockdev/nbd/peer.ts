@@ -111,9 +111,14 @@ export class Peer {
   }
 
   /** Whole handshake; returns the transmission flags. */
-  async go(exportName: string, structured = false, contexts: readonly string[] = []): Promise<number> {
+  async go(
+    exportName: string,
+    structured: boolean | 'extended' = false,
+    contexts: readonly string[] = [],
+  ): Promise<number> {
     await this.greet();
-    if (structured) await this.option(nbd.NBD_OPT_STRUCTURED_REPLY);
+    if (structured === 'extended') await this.option(nbd.NBD_OPT_EXTENDED_HEADERS);
+    else if (structured) await this.option(nbd.NBD_OPT_STRUCTURED_REPLY);
     if (contexts.length > 0) {
       await this.option(
         nbd.NBD_OPT_SET_META_CONTEXT,
@@ -133,6 +138,31 @@ export class Peer {
     out.writeBigUInt64BE(offset, 16);
     out.writeUInt32BE(length, 24);
     this.send(payload === undefined ? out : Buffer.concat([out, payload]));
+  }
+
+  /** A request with an extended header; one with a payload has its flag and length. */
+  extended(type: number, offset: bigint, length: bigint, flags = 0, cookie = 1n, payload?: Uint8Array): void {
+    const out = Buffer.alloc(nbd.EXTENDED_REQUEST_SIZE);
+    out.writeUInt32BE(nbd.NBD_EXTENDED_REQUEST_MAGIC, 0);
+    out.writeUInt16BE(payload === undefined ? flags : flags | nbd.NBD_CMD_FLAG_PAYLOAD_LEN, 4);
+    out.writeUInt16BE(type, 6);
+    out.writeBigUInt64BE(cookie, 8);
+    out.writeBigUInt64BE(offset, 16);
+    out.writeBigUInt64BE(length, 24);
+    this.send(payload === undefined ? out : Buffer.concat([out, payload]));
+  }
+
+  /** A chunk with an extended header. */
+  async extendedChunk(): Promise<Chunk & { readonly offset: bigint }> {
+    const head = await this.take(nbd.EXTENDED_CHUNK_HEADER_SIZE);
+    if (head.readUInt32BE(0) !== nbd.NBD_EXTENDED_REPLY_MAGIC) throw new Error('no extended reply');
+    return {
+      flags: head.readUInt16BE(4),
+      type: head.readUInt16BE(6),
+      cookie: head.readBigUInt64BE(8),
+      offset: head.readBigUInt64BE(16),
+      payload: await this.take(Number(head.readBigUInt64BE(24))),
+    };
   }
 
   /** A simple reply with `dataLength` bytes of data when it tells success. */

@@ -235,7 +235,7 @@ test(
           await client.go(name);
           clients.set(name, client);
         }
-        const { NBD_EINVAL: EINVAL, NBD_ENOSPC: ENOSPC, NBD_EPERM: EPERM, NBD_ENOTSUP: ENOTSUP } = nbd;
+        const { NBD_EINVAL: EINVAL, NBD_ENOSPC: ENOSPC, NBD_EPERM: EPERM } = nbd;
         const end = BigInt(MIB);
         const last = 0xffff_ffff_ffff_ffffn;
         const rows: [string, number, number, number, bigint, number][] = [
@@ -261,7 +261,7 @@ test(
           ['fixed', EPERM, nbd.NBD_CMD_WRITE_ZEROES, 0, 0n, 1],
           ['plain', EINVAL, nbd.NBD_CMD_TRIM, 0, 0n, 1],
           ['plain', EINVAL, nbd.NBD_CMD_WRITE_ZEROES, 0, 0n, 1],
-          ['slow', ENOTSUP, nbd.NBD_CMD_WRITE_ZEROES, nbd.NBD_CMD_FLAG_FAST_ZERO, 0n, 1],
+          ['slow', EINVAL, nbd.NBD_CMD_WRITE_ZEROES, nbd.NBD_CMD_FLAG_FAST_ZERO, 0n, 1],
         ];
         for (const [name, error, type, flags, offset, length] of rows) {
           const client = clients.get(name)!;
@@ -336,12 +336,19 @@ test('errno map', () => {
   assert.is(nbdErrorOf(failure('EROFS')), nbd.NBD_EPERM, 'the protocol has no EROFS');
   assert.is(deviceErrnoOf(nbd.NBD_EPERM, true), 'EROFS');
   assert.is(deviceErrnoOf(nbd.NBD_EPERM, false), 'EPERM');
-  assert.is(deviceErrnoOf(4711, false), 'EIO');
+  assert.is(deviceErrnoOf(4711, false), 'EINVAL', 'an unexpected value is taken for NBD_EINVAL');
   assert.is(nbdErrorOf(undefined), nbd.NBD_EIO);
   assert.is(nbdErrorOf({ code: 'EDQUOT' }), nbd.NBD_ENOSPC);
+  assert.is(nbdErrorOf({ code: 'EFBIG' }), nbd.NBD_ENOSPC);
+  assert.is(nbdErrorOf(failure('ENOTSUP')), nbd.NBD_EINVAL, 'only of a fast zeroing');
+  assert.is(nbdErrorOf(failure('ENOTSUP'), true), nbd.NBD_ENOTSUP);
+  assert.is(nbdErrorOf(failure('EOVERFLOW')), nbd.NBD_EINVAL);
+  assert.is(deviceErrnoOf(nbd.NBD_ENOTSUP, true), 'ENOTSUP');
+  assert.is(deviceErrnoOf(nbd.NBD_EOVERFLOW, false), 'EOVERFLOW');
   assert.is(nbdErrorOf({ code: 'toString' }), nbd.NBD_EIO);
   for (const code of DEVICE_ERRNOS) {
-    if (code !== 'EROFS' && code !== 'EPERM') assert.is(deviceErrnoOf(nbdErrorOf(failure(code)), true), code);
+    if (!['EROFS', 'EPERM', 'ENOTSUP', 'EOVERFLOW'].includes(code))
+      assert.is(deviceErrnoOf(nbdErrorOf(failure(code)), true), code);
   }
 });
 
