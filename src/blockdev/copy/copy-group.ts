@@ -21,23 +21,24 @@ import type { CopyMethod } from './bulk-copy.ts';
 import { bulkCopy, clearDevice, cloneDevice, copyRange, dataBytes } from './bulk-copy.ts';
 import { Convergence, SMALL_DELTA } from './convergence.ts';
 import { CopyJournal } from './copy-journal.ts';
+import { progressOf } from './copy-progress.ts';
 import { dropStaleCopyLog, withCap } from './copy-limits.ts';
 import type {
   CopyGroupOptions,
   CopyPair,
   CopyPhase,
   CopyProgress,
+  CutDisk,
   CutOptions,
   CutOutcome,
   LiveCopy,
 } from './copy-types.ts';
 import { CopyError } from './copy-types.ts';
 import { handOver, standingStill } from './cut.ts';
-import type { DiskStack } from './disk-stack.ts';
-import { proveEqual } from './proof.ts';
+import { GroupProof, notEqual } from './group-proof.ts';
+import type { Prover } from './prover.ts';
 import { RateLimit, RateMeter } from './rate.ts';
 import { openReverseLog, resumeCopyLog } from './source-log.ts';
-import { WrittenSince } from './written-since.ts';
 
 interface Member {
   readonly pair: CopyPair;
@@ -75,6 +76,7 @@ export class CopyGroup implements LiveCopy {
   #cancelling = false;
   #chain: Promise<unknown> = Promise.resolve();
   #background: Promise<void> = Promise.resolve();
+  readonly #proof: GroupProof;
   #wake: (() => void) | undefined;
 
   constructor(options: CopyGroupOptions) {
@@ -85,6 +87,15 @@ export class CopyGroup implements LiveCopy {
     this.#copyRate = new RateMeter(this.#clock);
     this.#writeRate = new RateMeter(this.#clock);
     this.#convergence = new Convergence(options.convergence ?? {}, this.#clock);
+    this.#proof = new GroupProof({
+      name: options.name,
+      logDirectory: options.logDirectory,
+      background: options.purpose === 'copy' && options.proof !== false,
+      rateLimit: options.rateLimit ?? 0,
+      clock: this.#clock,
+      confirm: (...suspect) => this.#confirm(...suspect),
+      onFailed: (error) => this.#fail(error),
+    });
     for (const { from, to } of options.pairs)
       if (from.store.size !== to.store.size)
         throw new CopyError(
@@ -126,12 +137,17 @@ export class CopyGroup implements LiveCopy {
     try {
       if (members === undefined)
         for (const pair of pairs) {
-          pair.logMark?.clear();
-          if (purpose === 'copy') pair.mark.set(this.#targetOf(pair));
+          if (purpose === 'copy') {
+            pair.logMark?.clear();
+            pair.mark.set(this.#targetOf(pair));
+          }
           opened.push(await this.#openLog(pair, generation));
         }
       await standingStill(pairs, this.#clock, async () => {
-        for (const { pair, log } of opened) pair.from.trap.attach(log);
+        for (const { pair, log } of opened) {
+          pair.from.trap.attach(log);
+          if (purpose === 'reverse') markComplete(pair, log);
+        }
       });
       if (purpose === 'copy' && members === undefined) this.#beginJournal(generation.toString('hex'));
     } catch (error) {
@@ -143,54 +159,33 @@ export class CopyGroup implements LiveCopy {
     }
     members = opened;
     this.#members = members;
+    const kept = this.#journal === undefined ? undefined : { resume: this.#resumed };
+    for (const { pair, log } of members) this.#proof.add(pair, log.generation, kept);
     if (purpose === 'copy') this.#background = this.#run();
     else this.#phase = 'converged';
+    this.#proof.start();
   }
 
   progress(): CopyProgress {
-    const delta = this.#delta();
     const logged = this.#logged();
     this.#writeRate.update(logged);
-    const writeRate = this.#writeRate.bytesPerSecond(logged);
-    const bytesPerSecond = this.#copyRate.bytesPerSecond(this.#copied);
-    let phase = this.#phase;
-    if (this.purpose === 'reverse' && (phase === 'converged' || phase === 'replaying'))
-      phase = delta <= SMALL_DELTA ? 'converged' : 'replaying';
-    const left = this.#total - this.#copied + delta;
-    const net = bytesPerSecond - writeRate;
     const spilled = this.#members.find(({ log }) => log.spilled !== undefined)?.log.spilled;
-    const outrun = this.#convergence.outrun ? 'writes outrun the replay' : undefined;
-    const reason = this.#reason ?? (spilled === undefined ? outrun : `the write log is not kept: ${spilled}`);
-    // Honest: no figure while writes come in as fast as they are copied.
-    let etaMs: number | undefined;
-    if (phase === 'copying' && net > 0) etaMs = Math.round((left / net) * 1000);
-    if (phase === 'replaying') etaMs = this.#convergence.forecastMs(delta, writeRate);
-    const throttles = this.#members.map(({ pair }) => pair.from.throttle);
-    const slowed = throttles.some((throttle) => throttle.delayed > 0 || throttle.bytesPerSecond > 0);
-    return {
-      phase,
+    return progressOf({
+      purpose: this.purpose,
+      phase: this.#phase,
       total: this.#total,
       copied: this.#copied,
-      delta,
+      delta: this.#delta(),
+      proven: this.#proof.provenBytes,
       rounds: this.#rounds,
-      bytesPerSecond,
-      writeRate,
-      reflectRate: this.#convergence.reflectRate,
-      ...(etaMs === undefined ? {} : { etaMs }),
-      ...(this.#method === undefined ? {} : { method: this.#method }),
-      ...(this.#resumed ? { resumed: true } : {}),
-      ...(slowed
-        ? {
-            throttle: {
-              bytesPerSecond: Math.round(this.#convergence.limit),
-              maxDelayMs: this.#convergence.limits.maxDelayMs,
-              delayedWrites: throttles.reduce((sum, { delayed }) => sum + delayed, 0),
-              delayedMs: Math.round(throttles.reduce((sum, { delayedMs }) => sum + delayedMs, 0)),
-            },
-          }
-        : {}),
-      ...(reason === undefined ? {} : { reason }),
-    };
+      bytesPerSecond: this.#copyRate.bytesPerSecond(this.#copied),
+      writeRate: this.#writeRate.bytesPerSecond(logged),
+      convergence: this.#convergence,
+      throttles: this.#members.map(({ pair }) => pair.from.throttle),
+      method: this.#method,
+      resumed: this.#resumed,
+      reason: this.#reason ?? (spilled === undefined ? undefined : `the write log is not kept: ${spilled}`),
+    });
   }
 
   /** Reflects what is logged now; returns how long it took, ms. */
@@ -216,18 +211,34 @@ export class CopyGroup implements LiveCopy {
           throw new CopyError('unknown-disk', `copy ${this.name} has no disk ${id} left to cut`);
         return member;
       });
+      const release = this.#proof.hold();
       try {
-        for (let i = 0; i < ROUNDS_BEFORE_CUT; i++) {
-          await this.#roundOfAll(members);
-          for (const { pair } of members) await pair.to.store.flush();
-          if (members.every((member) => deltaOf(member) < 64 * 1024)) break;
-        }
+        await this.#prepareCut(members, options.verify);
         return await this.#cutNow(members, options);
       } catch (error) {
         if (!(error instanceof CopyError && error.code === 'busy')) await this.#fail(error);
         throw error;
+      } finally {
+        release();
       }
     });
+  }
+
+  /** Rounds, and the proof, until hardly anything is left to do while writes stand still. */
+  async #prepareCut(members: readonly Member[], verify: CutOptions['verify']): Promise<void> {
+    for (let i = 0; i < ROUNDS_BEFORE_CUT; i++) {
+      await this.#roundOfAll(members);
+      const what = verify !== true ? 'nothing' : i === 0 ? 'anew' : 'rest';
+      // What is read back comes from the page cache as a rule, what is flushed goes to the disk: both at once.
+      const work = members.flatMap(({ pair }) => [
+        pair.to.store.flush(),
+        this.#proof.prepare(pair.from.id, what),
+      ]);
+      for (const outcome of await Promise.allSettled(work))
+        if (outcome.status === 'rejected') throw outcome.reason;
+      const isProven = verify !== true || members.every(({ pair }) => this.#proof.isNearlyDone(pair.from.id));
+      if (isProven && members.every((member) => deltaOf(member) < 64 * 1024)) break;
+    }
   }
 
   /** Ends logging and copying. Targets that were touched stay invalid. Cancelling again does nothing. */
@@ -235,6 +246,7 @@ export class CopyGroup implements LiveCopy {
     this.#cancelling = true;
     this.#wake?.();
     await this.#background;
+    await this.#proof.close();
     await this.#exclusive(async () => {
       if (this.#phase === 'cut' || this.#phase === 'failed' || this.#phase === 'cancelled') return;
       this.#phase = 'cancelled';
@@ -250,6 +262,7 @@ export class CopyGroup implements LiveCopy {
     this.#cancelling = true;
     this.#wake?.();
     await this.#background;
+    await this.#proof.close();
     await this.#exclusive(() => this.#release(this.#members));
   }
 
@@ -301,7 +314,10 @@ export class CopyGroup implements LiveCopy {
         await this.#limit.take(bytes);
       },
       onBytes: counted,
-      onReached: (watermark) => this.#journal?.reached(from.id, watermark),
+      onReached: (watermark) => {
+        this.#journal?.reached(from.id, watermark);
+        this.#proof.copied(from.id, watermark);
+      },
       startAt,
     });
     this.#journal?.reached(from.id, size, true);
@@ -347,6 +363,7 @@ export class CopyGroup implements LiveCopy {
     let written = 0;
     // Taken first: what a failed write left is asked of the disk, after the record of that write was reflected.
     const dirty = log.takeDirty();
+    for (const range of dirty) this.#proof.touch(pair.from.id, range.start, range.end - range.start);
     const end = await log.position();
     if (end.segment > 0 && (member.position === undefined || member.position.sequence < end.sequence)) {
       const reader = await LogReader.open(log.directory, { generation: log.generation });
@@ -355,6 +372,7 @@ export class CopyGroup implements LiveCopy {
       const last = records.at(-1)?.sequence ?? end.sequence - 1n;
       if (last !== end.sequence - 1n && log.spilled === undefined)
         throw new CopyError('copy-failed', `the write log of ${pair.from.id} ends at record ${last}`);
+      for (const { address, length } of records) this.#proof.touch(pair.from.id, address, length);
       written += await reflect(reader, records, pair.to.store);
     }
     if (dirty.length > 0) {
@@ -365,6 +383,8 @@ export class CopyGroup implements LiveCopy {
     }
     member.position = end;
     member.reflected = logged;
+    // All that a former process may have written meanwhile is reflected with the first round: what is there now may be read back.
+    this.#proof.copied(pair.from.id, undefined);
     if (log.bytes > KEEP_LOG_BYTES) {
       await pair.to.store.flush();
       await log.flush();
@@ -375,8 +395,7 @@ export class CopyGroup implements LiveCopy {
 
   async #cutNow(members: readonly Member[], options: CutOptions): Promise<CutOutcome> {
     const pairs = members.map((member) => member.pair);
-    const since = new Map<DiskStack, WrittenSince>();
-    const disks: { from: string; to: string; sequence: bigint; deltaBytes: number; sha256?: string }[] = [];
+    const disks: CutDisk[] = [];
     const durationMs = await standingStill(pairs, this.#clock, async () => {
       for (const member of members) {
         const deltaBytes = await this.#reflect(member);
@@ -384,6 +403,11 @@ export class CopyGroup implements LiveCopy {
         disks.push({ from: from.id, to: to.id, sequence: member.log.lastSequence, deltaBytes });
       }
       await Promise.all(pairs.map((pair) => pair.to.store.flush()));
+      for (const [i, { from }] of pairs.entries()) {
+        if (options.verify === undefined || options.verify === false) break;
+        const proof = await this.#proof.settle(from.id, options.verify === 'bounded');
+        disks[i] = { ...disks[i]!, proof };
+      }
       await handOver(this.name, pairs, options, () => {
         // The journal first: a copy that was cut must never be begun again by who finds it.
         for (const { logMark } of pairs) logMark?.clear();
@@ -391,12 +415,8 @@ export class CopyGroup implements LiveCopy {
       });
       for (const { pair, log } of members) {
         pair.from.trap.detach(log);
-        if (options.verify === true && options.fence === undefined) {
-          const written = new WrittenSince(Number(pair.from.store.size));
-          pair.from.trap.attach(written);
-          since.set(pair.from, written);
-        }
       }
+      this.#proof.drop(pairs.map(({ from }) => from.id));
       this.#loggedBefore += members.reduce((sum, { log }) => sum + log.logged, 0);
       this.#members = this.#members.filter((member) => !members.includes(member));
     });
@@ -406,20 +426,32 @@ export class CopyGroup implements LiveCopy {
     }
     if (this.#members.length === 0) this.#setPhase('cut');
     this.#wake?.();
-    if (options.verify === true)
-      for (const [i, { from, to }] of pairs.entries())
-        disks[i]!.sha256 = await proveEqual(from, to, since.get(from));
     return { disks, durationMs };
+  }
+
+  /** A leaf stayed different although nothing was reflected onto it: looked into while its source stands still. */
+  #confirm(diskId: string, prover: Prover, start: number, end: number): Promise<void> {
+    return this.#exclusive(async () => {
+      const member = this.#members.find(({ pair }) => pair.from.id === diskId);
+      if (member === undefined || this.#phase !== 'converged' || deltaOf(member) > SMALL_DELTA) return;
+      let at: number | undefined;
+      await standingStill([member.pair], this.#clock, async () => {
+        await this.#reflect(member);
+        at = await prover.differenceIn(start, end);
+      });
+      if (at !== undefined) throw notEqual(member.pair, at);
+    });
   }
 
   async #openLog(pair: CopyPair, generation: Buffer): Promise<Member> {
     const directory = this.logDirectory(pair.from.id);
     const options = this.#logOptions(pair, generation);
-    if (this.#options.resume === true && this.purpose === 'reverse')
-      return memberOf(
-        pair,
-        await openReverseLog(directory, options, this.#options.distrust?.(pair.from.id) === true),
-      );
+    if (this.#options.resume === true && this.purpose === 'reverse') {
+      const { logMark } = pair;
+      const distrusted = this.#options.distrust?.(pair.from.id) === true;
+      const trusted = (generation: string) => logMark === undefined || logMark.get() === generation;
+      return memberOf(pair, await openReverseLog(directory, options, distrusted, trusted));
+    }
     if (this.purpose === 'copy') await dropStaleCopyLog(directory);
     return memberOf(pair, WriteLog.create(directory, options));
   }
@@ -466,11 +498,21 @@ export class CopyGroup implements LiveCopy {
     for (const { logMark } of pairs) logMark?.set(generation);
   }
 
-  /** Nobody can go on with it: writes are not logged any more. */
+  /** Nobody can go on with it: writes are not logged any more. Never throws; one note that is gone is enough. */
   #forget(): void {
-    if (this.purpose !== 'copy') return;
-    for (const { pair } of this.#members) pair.logMark?.clear();
-    CopyJournal.remove(this.#options.logDirectory, this.name);
+    const { logDirectory } = this.#options;
+    const notes = this.#members.map(
+      ({ pair }) =>
+        () =>
+          pair.logMark?.clear(),
+    );
+    if (this.purpose === 'copy') notes.push(() => CopyJournal.remove(logDirectory, this.name));
+    for (const takeAway of notes)
+      try {
+        takeAway();
+      } catch (error) {
+        this.#reason = `${this.#reason}; ${messageOf(error)}`;
+      }
   }
 
   #logOptions({ from }: CopyPair, generation: Buffer) {
@@ -526,6 +568,7 @@ export class CopyGroup implements LiveCopy {
     if (this.#phase === 'failed' || this.#phase === 'cancelled') return;
     this.#phase = 'failed';
     this.#reason = messageOf(error);
+    this.#proof.abandon();
     this.#forget();
     await this.#release(this.#members);
     this.#options.onProgress?.();
@@ -554,6 +597,17 @@ export class CopyGroup implements LiveCopy {
         resolve();
       };
     });
+  }
+}
+
+/** From here on this log knows every write. Where that cannot be kept, a restart compares the disks as a whole. */
+function markComplete({ logMark }: CopyPair, log: WriteLog): void {
+  const generation = log.generation.toString('hex');
+  try {
+    if (log.spilled !== undefined) logMark?.clear();
+    else if (logMark?.get() !== generation) logMark?.set(generation);
+  } catch {
+    // Not marked: not trusted.
   }
 }
 

@@ -3,7 +3,7 @@
  *
  * It is not synced: kill -9 leaves it in the page cache, and after a power failure (another boot id) the copy begins anew. What
  * it says may be late, never early: copying a stretch again is harmless, since the write log has been on from before the
- * first byte and is replayed from its beginning.
+ * first byte and is replayed from its beginning. Where it cannot be written it is taken away: a copy that dies begins anew.
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -85,6 +85,7 @@ export class CopyJournal {
     else this.save();
   }
 
+  /** Throws only when a stale one cannot be taken away either. */
   save(): void {
     const contents: JournalContents = {
       version: 1,
@@ -93,9 +94,14 @@ export class CopyJournal {
       boot: String(bootId()),
       pairs: this.#pairs,
     };
-    writeFileSync(`${this.#file}.new`, `${JSON.stringify(contents)}\n`, { mode: 0o600 });
-    renameSync(`${this.#file}.new`, this.#file);
     this.#savedMs = performance.now();
+    try {
+      writeFileSync(`${this.#file}.new`, `${JSON.stringify(contents)}\n`, { mode: 0o600 });
+      renameSync(`${this.#file}.new`, this.#file);
+    } catch {
+      rmSync(`${this.#file}.new`, { force: true });
+      rmSync(this.#file, { force: true });
+    }
   }
 }
 

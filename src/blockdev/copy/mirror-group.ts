@@ -25,7 +25,10 @@ import { WrittenSince } from './written-since.ts';
 export interface MirrorPair extends CopyPair {
   /** Where the maps of the two halves are kept. */
   readonly maps: { readonly from: string; readonly to: string };
-  /** The first half failed and was dropped: durably noted before the guest hears of its write. */
+  /**
+   * The first half failed and is dropped: durably noted when it returns, before the guest hears of its write. When it throws, the
+   * second half is dropped instead and the guest gets the error of the first.
+   */
   readonly onFirstDropped?: (reason: string) => void;
 }
 
@@ -205,7 +208,7 @@ export class MirrorGroup implements LiveCopy {
     const disks = [];
     for (const pair of pairs) {
       const { from, to } = pair;
-      const sha256 = options.verify === true ? await proveEqual(from, to, since.get(pair)) : undefined;
+      const sha256 = options.verify === true ? await proveEqual(pair, since.get(pair)) : undefined;
       const cut = { from: from.id, to: to.id, sequence: 0n, deltaBytes: 0 };
       disks.push(sha256 === undefined ? cut : { ...cut, sha256 });
     }
@@ -254,10 +257,15 @@ export class MirrorGroup implements LiveCopy {
   }
 
   #dropped(pair: MirrorPair, half: 'first' | 'second', reason: string): void {
+    if (half === 'first') pair.onFirstDropped?.(reason);
     this.#halvesDropped.push(`${pair.from.id}: ${half}: ${reason}`);
     if (half === 'first') {
-      pair.onFirstDropped?.(reason);
-      pair.mark.clear();
+      try {
+        pair.mark.clear();
+      } catch (error) {
+        // The guest goes on with it all the same; whoever opens it next finds both halves invalid.
+        this.#halvesDropped.push(`${pair.to.id} stays marked: ${messageOf(error)}`);
+      }
     }
     const id = half === 'first' ? pair.from.id : pair.to.id;
     this.#phase = 'failed';

@@ -1,16 +1,16 @@
+import { messageOf } from '../../common/index.ts';
+import type { CopyPair } from './copy-types.ts';
 import { CopyError } from './copy-types.ts';
-import type { DiskStack } from './disk-stack.ts';
 import { hashDevice } from './hash.ts';
 import type { WrittenSince } from './written-since.ts';
 import { verifyUnfenced } from './written-since.ts';
 
 /**
  * SHA-256 of a target that was cut, proven to be what its source was at the cut: behind a fence by hashing both, else (`since`)
- * by comparing everything that was not written since. Throws CopyError `not-equal`.
+ * by comparing everything that was not written since. Throws CopyError `not-equal`. A target without its proof is invalid again.
  */
 export async function proveEqual(
-  from: DiskStack,
-  to: DiskStack,
+  { from, to, mark }: CopyPair,
   since: WrittenSince | undefined,
 ): Promise<string> {
   try {
@@ -24,6 +24,9 @@ export async function proveEqual(
         remedy: 'do not use the copy; run `changeover log verify` on the log, then copy anew',
       });
     return sha256;
+  } catch (error) {
+    mark.set(`its copy from ${from.id} was not proven: ${messageOf(error)}`);
+    throw error;
   } finally {
     if (since !== undefined) from.trap.detach(since);
   }

@@ -4,15 +4,20 @@ import { codeOf } from '../../common/index.ts';
 import type { WriteLogOptions } from '../log/index.ts';
 import { recoverLog, WriteLog } from '../log/index.ts';
 
-/** Goes on with the reverse log that is there, or begins one; what a log cannot say any more becomes dirty. */
+/**
+ * Goes on with the reverse log that is there, or begins one; what a log cannot say any more becomes dirty. `trusted` says whether the
+ * log of a generation knows every write.
+ */
 export async function openReverseLog(
   directory: string,
   options: WriteLogOptions,
   distrusted: boolean,
+  trusted: (generation: string) => boolean,
 ): Promise<WriteLog> {
   try {
     const { tail, damage, otherBoot, lastRecords } = await recoverLog(directory, { diskId: options.diskId });
-    if (damage === undefined && !otherBoot && !distrusted) {
+    const complete = !distrusted && trusted(tail.header.generation.toString('hex'));
+    if (damage === undefined && !otherBoot && complete) {
       const log = WriteLog.resume(directory, tail, options);
       // Their writes may not have reached the disk: it is asked.
       for (const { address, length } of lastRecords) log.markDirty(address, length);

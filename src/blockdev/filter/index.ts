@@ -1,4 +1,5 @@
 export * from './delay-filter.ts';
+export * from './failed-filter.ts';
 export * from './fault-filter.ts';
 export * from './fence.ts';
 export * from './filter-device.ts';

@@ -105,8 +105,13 @@ export class LogAside implements Aside {
     return run !== undefined && run.start < offset + length;
   }
 
+  /** Fails for ever once the log was given up: what it holds is nowhere else, and cannot be promised any more. */
   flush(): Promise<void> {
-    const work = this.#chain.then(() => this.#log.flush());
+    const work = this.#chain.then(async () => {
+      await this.#log.flush();
+      if (this.#log.spilled !== undefined)
+        throw new DeviceError('EIO', `late writes are not durable: ${this.#log.spilled}`);
+    });
     this.#chain = work.catch(() => {});
     return work;
   }

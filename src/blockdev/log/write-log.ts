@@ -268,6 +268,11 @@ export class WriteLog implements WriteSink {
     this.#written = map;
   }
 
+  /** Writes before this log began are not known: everything counts as written. */
+  forgetWritten(): void {
+    this.#written = undefined;
+  }
+
   /** What was written since the log began, in steps of 64 KiB; everything, where that is not known. */
   writtenSince(offset: bigint, length: bigint): WrittenExtent[] {
     return this.#written?.extents(offset, length) ?? [{ offset, length, written: true }];

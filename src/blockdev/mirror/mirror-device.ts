@@ -255,18 +255,28 @@ export class MirrorDevice extends FilterDevice {
       this.#drop('second', two.reason);
       if (one.status === 'rejected') throw one.reason;
     } else if (one.status === 'rejected') {
-      if (!this.#whole) throw one.reason;
-      this.#drop('first', one.reason);
+      if (!this.#whole || !this.#drop('first', one.reason)) throw one.reason;
     }
   }
 
-  #drop(half: Half, error: unknown): void {
-    if (this.#dropped !== undefined) return;
+  /** False when the first half had to stay, because it could not be noted that it is stale: the second one is dropped then. */
+  #drop(half: Half, error: unknown): boolean {
+    if (this.#dropped !== undefined) return this.#dropped.half === half;
     const reason = messageOf(error);
-    this.#dropped = { half, reason };
     // Nobody knows what of the writes before it is left, unless the half was only full.
     if (codeOf(error) !== 'ENOSPC') this.#map?.mark(0, Number(this.size));
-    this.#onDropped?.(half, reason);
+    this.#dropped = { half, reason };
+    try {
+      this.#onDropped?.(half, reason);
+      return true;
+    } catch (failure) {
+      if (half === 'second') return true;
+      // Without the note the first half would be taken for the disk after a restart, without the writes that the second one got.
+      const both = `${reason}; and it could not be noted that the first half failed: ${messageOf(failure)}`;
+      this.#dropped = { half: 'second', reason: both };
+      this.#onDropped?.('second', both);
+      return false;
+    }
   }
 
   async #ofSecond(work: Promise<void>): Promise<void> {

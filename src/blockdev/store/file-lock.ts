@@ -1,8 +1,9 @@
 /**
  * One opener per image file. `<path>.lock` holds the owner's pid and its start time (field 22 of /proc/<pid>/stat), so that
- * a lock left by a killed process, or by one whose pid was given to another program, is recognised and replaced.
+ * a lock left by a killed process, or by one whose pid was given to another program, is recognised and replaced. It is the target of
+ * a symbolic link: made in one step with its contents, and it needs no room, so that a disk can be opened where there is none left.
  */
-import { linkSync, readFileSync, realpathSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { readFileSync, readlinkSync, realpathSync, renameSync, symlinkSync, unlinkSync } from 'node:fs';
 import { CodedError, codeOf } from '../../common/index.ts';
 
 export class StoreError extends CodedError {}
@@ -27,13 +28,24 @@ interface Owner {
   readonly started: string;
 }
 
-function readOwner(file: string): Owner | undefined {
+/** What a lock says: the target of a symbolic link, or the text of a file that somebody put there. */
+function readLock(file: string): string | undefined {
   try {
-    const [pid, started] = readFileSync(file, 'utf8').trim().split(' ');
-    return { pid: Number(pid), started: started ?? '' };
+    return readlinkSync(file);
+  } catch (error) {
+    if (codeOf(error) !== 'EINVAL') return undefined;
+  }
+  try {
+    return readFileSync(file, 'utf8').trim();
   } catch {
     return undefined;
   }
+}
+
+function ownerOf(text: string | undefined): Owner | undefined {
+  if (text === undefined) return undefined;
+  const [pid, started] = text.split(' ');
+  return { pid: Number(pid), started: started ?? '' };
 }
 
 /** Takes the lock or throws StoreError `in-use`. Returns the function that gives it back. */
@@ -41,34 +53,35 @@ export function lockFile(path: string): () => void {
   const real = realpathSync(path);
   const file = `${real}.lock`;
   if (held.has(real)) throw inUse(path, process.pid);
-  const mine = `${file}.${process.pid}`;
-  writeFileSync(mine, `${process.pid} ${startTime(process.pid) ?? ''}\n`, { mode: 0o600 });
-  try {
-    for (let attempt = 0; ; attempt++) {
-      try {
-        linkSync(mine, file);
-        break;
-      } catch (error) {
-        if (codeOf(error) !== 'EEXIST' || attempt > 8) throw error;
-      }
-      const owner = readOwner(file);
-      if (owner !== undefined && startTime(owner.pid) === owner.started) throw inUse(path, owner.pid);
-      // Stale. Only one of several contenders gets to take it away: rename fails for the others.
-      try {
-        renameSync(file, `${mine}.stale`);
-        unlinkSync(`${mine}.stale`);
-      } catch (error) {
-        if (codeOf(error) !== 'ENOENT') throw error;
-      }
+  for (let attempt = 0; ; attempt++) {
+    try {
+      symlinkSync(`${process.pid} ${startTime(process.pid) ?? ''}`, file);
+      break;
+    } catch (error) {
+      if (codeOf(error) !== 'EEXIST' || attempt > 8) throw error;
     }
-  } finally {
-    unlinkSync(mine);
+    const found = readLock(file);
+    const owner = ownerOf(found);
+    if (owner !== undefined && startTime(owner.pid) === owner.started) throw inUse(path, owner.pid);
+    takeAway(file, found);
   }
   held.add(real);
   return () => {
     if (!held.delete(real)) return;
-    if (readOwner(file)?.pid === process.pid) unlinkSync(file);
+    if (ownerOf(readLock(file))?.pid === process.pid) unlinkSync(file);
   };
+}
+
+/** Takes a stale lock away. Of several contenders the first one does; what another one put there meanwhile is put back. */
+function takeAway(file: string, stale: string | undefined): void {
+  const moved = `${file}.${process.pid}`;
+  try {
+    renameSync(file, moved);
+    if (readLock(moved) === stale) unlinkSync(moved);
+    else renameSync(moved, file);
+  } catch (error) {
+    if (codeOf(error) !== 'ENOENT') throw error;
+  }
 }
 
 function inUse(path: string, pid: number): StoreError {

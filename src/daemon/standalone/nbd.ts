@@ -1,12 +1,14 @@
 /** `changeover nbd FILE --socket PATH`: one image file as an NBD export, with a write log if asked. */
-import { existsSync, readdirSync } from 'node:fs';
-import { basename } from 'node:path';
+import { closeSync, existsSync, openSync, readdirSync, renameSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import type { Device } from '../../blockdev/index.ts';
 import {
   damaged,
   FileStore,
+  failedReason,
   LogReader,
   NbdServer,
+  noteFailed,
   recoverLog,
   reflect,
   SEGMENT,
@@ -44,9 +46,17 @@ export async function runNbd(options: NbdOptions): Promise<number> {
   const closers: (() => Promise<unknown>)[] = [];
   let code = 0;
   try {
+    const failed = failedReason(options.file);
+    if (failed !== undefined && options.readOnly !== true)
+      throw new StoreError('disk-failed', `a flush of ${options.file} failed: ${failed}`, {
+        remedy: `what was written since the flush before it is not certain: check it (--read-only), then remove ${options.file}.failed`,
+      });
     const store = FileStore.open(options.file, {
       readOnly: options.readOnly === true,
-      onFailed: (reason) => complain(`changeover nbd: ${reason}; the export is read-only now`),
+      onFailed: (reason) => {
+        noteFailed(options.file, reason);
+        complain(`changeover nbd: ${reason}; the export is read-only now`);
+      },
     });
     closers.unshift(() => store.close());
     let device: Device = store;
@@ -87,9 +97,13 @@ export async function runNbd(options: NbdOptions): Promise<number> {
   return code;
 }
 
+/** Stands in the directory of a log that misses writes. Empty: it needs no room. */
+const INCOMPLETE = 'incomplete';
+
 /**
  * Begins a write log, or goes on with the one that is there. Of the latter, records whose writes may not have reached the file
- * when the server was killed are reflected onto it first: log and file agree again.
+ * when the server was killed are reflected onto it first: log and file agree again. A log that was given up (its disk was full) is
+ * put aside, and the new one counts everything as written.
  */
 async function openLog(
   store: FileStore,
@@ -100,9 +114,23 @@ async function openLog(
     diskId: diskIdOf(store.path),
     diskSize: store.size,
     purpose: 'copy',
-    onSpill: (reason: string) =>
-      complain(`changeover nbd: the write log in ${directory} is no longer complete: ${reason}`),
+    onSpill: (reason: string) => {
+      complain(`changeover nbd: the write log in ${directory} is no longer complete: ${reason}`);
+      try {
+        closeSync(openSync(join(directory, INCOMPLETE), 'a', 0o600));
+      } catch (error) {
+        complain(`changeover nbd: and that could not be noted there: ${sentenceOf(error)}`);
+      }
+    },
   } as const;
+  if (existsSync(join(directory, INCOMPLETE))) {
+    const aside = `${directory}.incomplete-${Date.now()}`;
+    renameSync(directory, aside);
+    complain(`changeover nbd: the write log in ${directory} misses writes; it is kept as ${aside}`);
+    const log = WriteLog.create(directory, options);
+    log.forgetWritten();
+    return log;
+  }
   if (!existsSync(directory) || segmentNumbers(readdirSync(directory)).length === 0) {
     return WriteLog.create(directory, options);
   }

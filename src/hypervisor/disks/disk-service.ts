@@ -248,14 +248,19 @@ export class DiskService {
           }),
     });
     const result = cutResultOf(outcome);
+    cuts.set(asked.join('\n'), result);
     for (const { from: id } of outcome.disks) {
       const disk = this.#disk(id);
       disk.writesAtCut = disk.stack.top.writes;
-      disk.spilled = false;
-      // The log of a way back that was taken must not be taken for one to go on with.
-      if (group instanceof CopyGroup && group.purpose === 'reverse') setAsideLog(group.logDirectory(id));
+      try {
+        disk.spilled = false;
+        // The log of a way back that was taken must not be taken for one to go on with.
+        if (group instanceof CopyGroup && group.purpose === 'reverse') setAsideLog(group.logDirectory(id));
+      } catch (error) {
+        // The cut is done all the same. What stays names no log that is trusted: its mark went with the cut.
+        this.#log.warn('what a cut leaves could not be put away', { disk: id, reason: messageOf(error) });
+      }
     }
-    cuts.set(asked.join('\n'), result);
     return result;
   }
 
@@ -350,7 +355,22 @@ export class DiskService {
       onSpill: (id, reason) => this.#spilled(copy, id, reason),
       onProgress: () => this.#progress(copy),
     });
-    return this.#launch(group, pairs);
+    const status = await this.#launch(group, pairs);
+    if (purpose === 'reverse')
+      for (const { from } of named) {
+        // It never began, and there was no room to say so: the next process would take the disks for equal.
+        const { spilled } = group.logOf(from.id) ?? {};
+        if (spilled === undefined || from.spilled) continue;
+        await group.cancel();
+        throw new DiskError(
+          'ENOSPC',
+          `the write log of ${from.id} cannot be kept, nor that it is not: ${spilled}`,
+          {
+            remedy: 'free space where the log and the image are',
+          },
+        );
+      }
+    return status;
   }
 
   async #beginMirror(
@@ -438,12 +458,19 @@ export class DiskService {
 
   #spilled(copy: string, id: string, reason: string): void {
     this.#log.warn('write log spilled', { copy, disk: id, reason });
-    try {
-      this.#disk(id).spilled = true;
-    } catch (error) {
-      this.#log.error('a spilled log cannot be noted', { disk: id, reason: messageOf(error) });
-    }
+    // Taking a file away needs no space: on a full disk this is the one that works.
+    const notes = [() => this.#disk(id).logMark.clear(), () => this.#noteSpilled(id)];
+    for (const note of notes)
+      try {
+        note();
+      } catch (error) {
+        this.#log.error('a spilled log cannot be noted', { disk: id, reason: messageOf(error) });
+      }
     this.#progress(copy);
+  }
+
+  #noteSpilled(id: string): void {
+    this.#disk(id).spilled = true;
   }
 
   #progress(copy: string): void {

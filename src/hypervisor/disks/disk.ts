@@ -6,6 +6,7 @@
  *   <path>.fence    mode of the fence, and where late writes are set aside; put up again before anybody reaches the disk
  *   <path>.logged   generation of the copy's write log that knows every write since the copy began
  *   <path>.mirror   where it may differ from the other half of its mirror (MirrorMap)
+ *   <path>.failed   a flush of it failed once: it is read-only
  *   <path>.spilled  its write log is incomplete since then: after a restart the disk is compared as a whole
  */
 import {
@@ -22,11 +23,14 @@ import { dirname } from 'node:path';
 import type { FenceMode, InvalidMark, LogMark } from '../../blockdev/index.ts';
 import {
   DiskStack,
+  FailedFilter,
   FileStore,
+  failedReason,
   invalidMark,
   invalidReason,
   LogAside,
   MirrorMap,
+  noteFailed,
   syncDirectory,
 } from '../../blockdev/index.ts';
 import { CodedError, codeOf } from '../../common/index.ts';
@@ -75,11 +79,18 @@ export class Disk {
   ): Promise<Disk> {
     const store = FileStore.open(path, {
       ...options,
-      onFailed: (reason) => listeners.failed(disk, reason),
+      onFailed: (reason) => {
+        noteFailed(path, reason);
+        listeners.failed(disk, reason);
+      },
     });
-    const stack = new DiskStack(id, store, (offset, length) => listeners.lateWrite(disk, offset, length));
-    const disk = new Disk(id, path, options.readOnly === true, store, stack);
+    let disk: Disk;
     try {
+      const failed = failedReason(path);
+      const device = failed === undefined ? store : new FailedFilter(store, failed);
+      const late = (offset: bigint, length: bigint) => listeners.lateWrite(disk, offset, length);
+      disk = new Disk(id, path, options.readOnly === true, store, new DiskStack(id, device, late));
+      const { stack } = disk;
       if (!disk.readOnly) stack.mirror.track(MirrorMap.open(disk.mirrorMap, Number(store.size)));
       const kept = disk.#keptFence();
       if (kept !== undefined) await disk.#raise(kept);
@@ -102,6 +113,12 @@ export class Disk {
 
   get size(): bigint {
     return this.store.size;
+  }
+
+  /** Why it is read-only for ever, if a flush failed: in this process or, noted beside it, in an earlier one. */
+  get failed(): string | undefined {
+    const { store } = this.stack;
+    return this.store.failed ?? (store instanceof FailedFilter ? store.reason : undefined);
   }
 
   /** Why it must not be used, if it is the target of a copy that was not cut. */
@@ -146,7 +163,7 @@ export class Disk {
       lateWrites: fence.lateWrites,
       lateBytes: String(fence.lateBytes),
       ...(log === undefined ? {} : { log }),
-      ...(this.store.failed === undefined ? {} : { failed: this.store.failed }),
+      ...(this.failed === undefined ? {} : { failed: this.failed }),
       reads: top.reads,
       writes: top.writes,
       flushes: top.flushes,

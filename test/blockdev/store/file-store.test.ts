@@ -1,4 +1,4 @@
-import fs, { existsSync, openSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import fs, { openSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { suite } from 'uvu';
@@ -56,7 +56,11 @@ store(
       assert.is(await errnoOf(() => FileStore.open(path)), 'ENOENT');
       await FileStore.open(path, { create: MIB }).close();
       assert.is(await errnoOf(() => FileStore.open(path, { create: 2n * MIB })), 'size-mismatch');
-      assert.not.ok(existsSync(`${path}.lock`), 'a failed opening leaves no lock');
+      assert.is(
+        fs.lstatSync(`${path}.lock`, { throwIfNoEntry: false }),
+        undefined,
+        'a failed opening leaves no lock',
+      );
       assert.is(await errnoOf(() => FileStore.open('/dev/null', { readOnly: true })), 'not-a-file');
       assert.is(
         await errnoOf(() => FileStore.open(join(directory, 'b'), { create: 2n ** 53n })),
@@ -77,9 +81,9 @@ store(
       const looker = FileStore.open(path, { readOnly: true, exclusive: false });
       assert.is(await errnoOf(() => looker.writeAt(Buffer.alloc(1), 0n)), 'EROFS');
       await looker.close();
-      const lock = readFileSync(`${path}.lock`, 'utf8');
+      const lock = fs.readlinkSync(`${path}.lock`);
       await first.close();
-      assert.not.ok(existsSync(`${path}.lock`));
+      assert.is(fs.lstatSync(`${path}.lock`, { throwIfNoEntry: false }), undefined);
       // Somebody else holds it: process 1 with its own start time.
       const started = readFileSync('/proc/1/stat', 'utf8').split(') ')[1]!.split(' ')[19];
       writeFileSync(`${path}.lock`, `1 ${started}\n`);
@@ -87,7 +91,8 @@ store(
       // The same pid, started at another time: another program.
       writeFileSync(`${path}.lock`, '1 12345678901\n');
       const third = FileStore.open(path);
-      assert.is(readFileSync(`${path}.lock`, 'utf8'), lock);
+      assert.is(fs.readlinkSync(`${path}.lock`), lock);
+      assert.equal(fs.readdirSync(directory).sort(), ['a.img', 'a.img.lock']);
       await third.close();
     }),
   ),
