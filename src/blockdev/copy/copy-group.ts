@@ -15,14 +15,15 @@
 import { join } from 'node:path';
 import type { Clock } from '../../common/index.ts';
 import { messageOf, systemClock, systemRandom } from '../../common/index.ts';
-import type { LogPosition } from '../log/index.ts';
 import { collect, LogReader, reflect, WriteLog } from '../log/index.ts';
 import type { CopyMethod } from './bulk-copy.ts';
 import { bulkCopy, clearDevice, cloneDevice, copyRange, dataBytes } from './bulk-copy.ts';
 import { Convergence, SMALL_DELTA } from './convergence.ts';
 import { CopyJournal } from './copy-journal.ts';
-import { progressOf } from './copy-progress.ts';
 import { dropStaleCopyLog, withCap } from './copy-limits.ts';
+import type { Member } from './copy-member.ts';
+import { deltaOf, memberOf } from './copy-member.ts';
+import { progressOf } from './copy-progress.ts';
 import type {
   CopyGroupOptions,
   CopyPair,
@@ -33,21 +34,12 @@ import type {
   CutOutcome,
   LiveCopy,
 } from './copy-types.ts';
-import { CopyError } from './copy-types.ts';
+import { CopyError, stillCopying } from './copy-types.ts';
 import { handOver, standingStill } from './cut.ts';
 import { GroupProof, notEqual } from './group-proof.ts';
 import type { Prover } from './prover.ts';
 import { RateLimit, RateMeter } from './rate.ts';
 import { openReverseLog, resumeCopyLog } from './source-log.ts';
-
-interface Member {
-  readonly pair: CopyPair;
-  readonly log: WriteLog;
-  position: LogPosition | undefined;
-  /** `log.logged` as of the last round. */
-  reflected: number;
-  touched: boolean;
-}
 
 const ROUND_INTERVAL_MS = 100;
 /** Rounds before the pause of a cut at most. */
@@ -193,7 +185,7 @@ export class CopyGroup implements LiveCopy {
     return this.#exclusive(async () => {
       this.#checkAlive();
       // A target that is not complete must not be touched: what is copied later would be older.
-      if (this.#phase === 'copying') throw this.#stillCopying();
+      if (this.#phase === 'copying') throw stillCopying(this.name);
       const startedMs = this.#clock.nowMs();
       await this.#roundOfAll();
       return this.#clock.nowMs() - startedMs;
@@ -203,7 +195,7 @@ export class CopyGroup implements LiveCopy {
   cut(options: CutOptions = {}): Promise<CutOutcome> {
     return this.#exclusive(async () => {
       this.#checkAlive();
-      if (this.#phase === 'copying') throw this.#stillCopying();
+      if (this.#phase === 'copying') throw stillCopying(this.name);
       const wanted = options.from ?? this.#members.map((member) => member.pair.from.id);
       const members = wanted.map((id) => {
         const member = this.#members.find(({ pair }) => pair.from.id === id);
@@ -413,9 +405,7 @@ export class CopyGroup implements LiveCopy {
         for (const { logMark } of pairs) logMark?.clear();
         this.#journal?.drop(pairs.map(({ from }) => from.id));
       });
-      for (const { pair, log } of members) {
-        pair.from.trap.detach(log);
-      }
+      for (const { pair, log } of members) pair.from.trap.detach(log);
       this.#proof.drop(pairs.map(({ from }) => from.id));
       this.#loggedBefore += members.reduce((sum, { log }) => sum + log.logged, 0);
       this.#members = this.#members.filter((member) => !members.includes(member));
@@ -534,12 +524,6 @@ export class CopyGroup implements LiveCopy {
     return `target of copy ${this.name} from ${from.id}`;
   }
 
-  #stillCopying(): CopyError {
-    return new CopyError('busy', `copy ${this.name} is still copying`, {
-      remedy: 'wait for phase `converged`',
-    });
-  }
-
   #delta(): number {
     return this.#members.reduce((sum, member) => sum + deltaOf(member), 0);
   }
@@ -609,12 +593,4 @@ function markComplete({ logMark }: CopyPair, log: WriteLog): void {
   } catch {
     // Not marked: not trusted.
   }
-}
-
-function memberOf(pair: CopyPair, log: WriteLog): Member {
-  return { pair, log, position: undefined, reflected: 0, touched: false };
-}
-
-function deltaOf({ log, reflected }: Member): number {
-  return log.logged - reflected + log.dirtyBytes;
 }

@@ -10,6 +10,10 @@ import type { InvalidMark } from './invalid-mark.ts';
 /** `size-mismatch`, `busy`, `cancelled`, `copy-failed`, `unknown-disk`, `not-equal`, `not-resumable`. */
 export class CopyError extends CodedError {}
 
+export function stillCopying(name: string): CopyError {
+  return new CopyError('busy', `copy ${name} is still copying`, { remedy: 'wait for phase `converged`' });
+}
+
 export interface CopyPair {
   readonly from: DiskStack;
   readonly to: DiskStack;
@@ -31,15 +35,17 @@ export interface CopyProgress {
   readonly bytesPerSecond: number;
   readonly writeRate: number;
   readonly etaMs?: number;
+  /** Bytes of the targets that were read back and found equal. */
+  readonly proven?: number;
   /** How the bulk copy is made; absent before its first byte. */
   readonly method?: CopyMethod;
   /** It goes on with what a killed process had copied. */
   readonly resumed?: boolean;
   /** Bytes per second of writes that the rounds reflect, measured. */
   readonly reflectRate: number;
-  /** Writers are slowed down to this rate; how many writes, and how long together. */
   /** Of a mirror: halves that were dropped, and why. */
   readonly dropped?: string;
+  /** Writers are slowed down to this rate; how many writes, and how long together. */
   readonly throttle?: {
     readonly bytesPerSecond: number;
     readonly maxDelayMs: number;
@@ -78,6 +84,8 @@ export interface CopyGroupOptions {
   /** Each log takes at most so many bytes; default half of what is free in `logDirectory`. */
   readonly logCapBytes?: number;
   readonly segmentBytes?: number;
+  /** Prove targets in the background while they are copied; default true for purpose `copy`. */
+  readonly proof?: boolean;
   /** How far writers may be slowed down that outrun the rounds, and when it is given up. */
   readonly convergence?: Partial<ConvergenceLimits>;
   readonly clock?: Clock;
@@ -95,8 +103,26 @@ export interface CutOptions {
     readonly raise: (source: DiskStack) => Promise<void>;
     readonly lower: (source: DiskStack) => Promise<void>;
   };
-  /** Prove that each target equals its source as of the cut, after the pause. */
-  readonly verify?: boolean;
+  /**
+   * Prove that each target equals its source as of the cut, before the fence is up. `true`: every byte of the target is read back
+   * during this cut. `bounded`: what the background read back since it was written counts, and what it did not get to is told
+   * (`unproven`); only what was reflected since is compared, while writes stand still.
+   */
+  readonly verify?: boolean | 'bounded';
+}
+
+/** What was proven of one target, bytes. */
+export interface DiskProof {
+  /** Read back from the target and compared with the source by keyed hash, in all. */
+  readonly readBack: number;
+  /** In leaves of 1 MiB that were proven before the pause: read back, or holes on both sides. */
+  readonly proven: number;
+  /** Compared byte by byte while writes stood still: what was reflected since its leaf was proven. Of a mirror: all, after the pause. */
+  readonly compared: number;
+  /** Not proven: 0 unless `bounded`. */
+  readonly unproven: number;
+  /** Age of the oldest read-back that counts, ms. */
+  readonly oldestMs?: number;
 }
 
 export interface CutDisk {
@@ -104,7 +130,8 @@ export interface CutDisk {
   readonly to: string;
   readonly sequence: bigint;
   readonly deltaBytes: number;
-  readonly sha256?: string;
+  /** With `verify`. */
+  readonly proof?: DiskProof;
 }
 
 export interface CutOutcome {

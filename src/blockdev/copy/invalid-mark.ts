@@ -1,14 +1,24 @@
 /**
  * `<path>.invalid` stands beside an image while it is the target of a copy: from before its first byte is touched until its
- * cut succeeded. Whoever finds it after a crash knows that the image is neither the old nor the new contents.
+ * cut succeeded. Whoever finds it after a crash knows that the image is neither the old nor the new contents. That it is there is
+ * what counts: on a disk without room it stands empty.
  */
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { codeOf } from '../../common/index.ts';
 import { syncDirectory } from '../store/index.ts';
 
 export interface InvalidMark {
-  /** Durable when it returns. */
+  /** Durable when it returns; when it throws there is no new one. */
   set(reason: string): void;
   /** The reason it was set for, if it is set. */
   get(): string | undefined;
@@ -19,14 +29,20 @@ export function invalidMark(path: string): InvalidMark {
   const file = `${path}.invalid`;
   return {
     set(reason) {
-      const fd = openSync(file, 'w', 0o600);
+      const stood = existsSync(file);
       try {
-        writeSync(fd, `${reason}\n`);
-        fsyncSync(fd);
-      } finally {
-        closeSync(fd);
+        const fd = openSync(file, 'w', 0o600);
+        try {
+          writeReason(fd, reason);
+          fsyncSync(fd);
+        } finally {
+          closeSync(fd);
+        }
+        syncDirectory(dirname(file));
+      } catch (error) {
+        if (!stood) rmSync(file, { force: true });
+        throw error;
       }
-      syncDirectory(dirname(file));
     },
     get: () => invalidReason(path),
     clear() {
@@ -40,8 +56,17 @@ export function invalidMark(path: string): InvalidMark {
   };
 }
 
+function writeReason(fd: number, reason: string): void {
+  try {
+    writeSync(fd, `${reason}\n`);
+  } catch (error) {
+    if (codeOf(error) !== 'ENOSPC') throw error;
+  }
+}
+
 /** Why an image is invalid, or undefined when it is not. */
 export function invalidReason(path: string): string | undefined {
   const file = `${path}.invalid`;
-  return existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined;
+  if (!existsSync(file)) return undefined;
+  return readFileSync(file, 'utf8').trim() || 'there was no room for the reason';
 }

@@ -1,29 +1,22 @@
 import { messageOf } from '../../common/index.ts';
-import type { CopyPair } from './copy-types.ts';
-import { CopyError } from './copy-types.ts';
-import { hashDevice } from './hash.ts';
+import { DIRTY_GRAIN } from '../log/index.ts';
+import type { CopyPair, DiskProof } from './copy-types.ts';
+import { notEqual } from './group-proof.ts';
+import { firstDifference } from './hash.ts';
 import type { WrittenSince } from './written-since.ts';
-import { verifyUnfenced } from './written-since.ts';
 
 /**
- * SHA-256 of a target that was cut, proven to be what its source was at the cut: behind a fence by hashing both, else (`since`)
- * by comparing everything that was not written since. Throws CopyError `not-equal`. A target without its proof is invalid again.
+ * Proves that the second half of a mirror that was split is what the first one was, by reading both back: as a whole behind a
+ * fence, else (`since`) wherever the first was not written since. Holes of both are not read. Throws CopyError `not-equal`. A half
+ * without its proof is invalid again.
  */
-export async function proveEqual(
-  { from, to, mark }: CopyPair,
-  since: WrittenSince | undefined,
-): Promise<string> {
+export async function proveEqual(pair: CopyPair, since: WrittenSince | undefined): Promise<DiskProof> {
+  const { from, to, mark } = pair;
   try {
-    const sha256 = await hashDevice(to.store);
-    const equal =
-      since === undefined
-        ? (await hashDevice(from.store)) === sha256
-        : await verifyUnfenced(from.store, to.store, since);
-    if (!equal)
-      throw new CopyError('not-equal', `${to.id} is not what ${from.id} was at the cut`, {
-        remedy: 'do not use the copy; run `changeover log verify` on the log, then copy anew',
-      });
-    return sha256;
+    const written = (start: number, end: number) => since?.has(start, end) === true;
+    const at = await firstDifference(from.store, to.store, written, DIRTY_GRAIN);
+    if (at !== undefined) throw notEqual(pair, at);
+    return { readBack: 0, proven: 0, compared: Number(from.store.size), unproven: 0 };
   } catch (error) {
     mark.set(`its copy from ${from.id} was not proven: ${messageOf(error)}`);
     throw error;

@@ -42,6 +42,8 @@ export interface CopyStatus {
   readonly copied: Bytes;
   /** Bytes of log not yet reflected onto the target. */
   readonly delta: Bytes;
+  /** Bytes of the targets that were read back and found equal, or are holes on both sides. */
+  readonly proven?: Bytes;
   readonly rounds: number;
   readonly bytesPerSecond: number;
   /** Rate at which the source is being written, bytes per second. */
@@ -73,8 +75,19 @@ export interface CutResult {
     readonly sequence: Bytes;
     /** Bytes put on the target while writes stood still. */
     readonly deltaBytes: Bytes;
-    /** Of the target as of the cut, with `verify`: proven equal to the source. */
-    readonly sha256?: string;
+    /** With `verify`: the target was proven equal to the source as of the cut. */
+    readonly proof?: {
+      /** Read back from the target and compared with the source by keyed hash, in all. */
+      readonly readBack: Bytes;
+      /** Proven before the pause: read back, or holes on both sides. */
+      readonly proven: Bytes;
+      /** Compared byte by byte while writes stood still (of a mirror: after that). */
+      readonly compared: Bytes;
+      /** Not proven: 0 unless `bounded`. */
+      readonly unproven: Bytes;
+      /** Age of the oldest read-back that counts. */
+      readonly oldestMs?: number;
+    };
   }[];
   /** How long writes stood still. */
   readonly durationMs: number;
@@ -103,7 +116,8 @@ export interface DiskCommands extends CommandMap {
    * invalid on disk (file `<path>.invalid`) until the cut succeeded. `rateLimit` bytes/s, 0 = none. A copy of this name and
    * these pairs that a killed process left is gone on with when its logs know every write since; with `resumeOnly` nothing
    * else is done (`not-resumable`). `convergence`: writers that outrun the rounds wait up to `maxDelayMs` per write (20; 0:
-   * never), and the copy fails when it did not get closer for `giveUpAfterMs` (30 000).
+   * never), and the copy fails when it did not get closer for `giveUpAfterMs` (30 000). `proof: false`: the target is not read
+   * back in the background.
    */
   'copy-start': {
     arguments: {
@@ -112,6 +126,7 @@ export interface DiskCommands extends CommandMap {
       logDirectory: string;
       rateLimit?: number;
       resumeOnly?: boolean;
+      proof?: boolean;
       convergence?: { maxDelayMs?: number; giveUpAfterMs?: number };
     };
     result: CopyStatus;
@@ -122,12 +137,18 @@ export interface DiskCommands extends CommandMap {
   /**
    * 804/904, 805/905: at one instant for all pairs named by `from` (default: all of the group) stops writes, reflects the
    * last delta, flushes the targets, marks them valid. With `fence` the sources stay fenced from that instant on; without,
-   * writes go on. `verify` proves each target equal to its source as of the cut, after the pause: by hash behind a fence,
-   * else by comparing everything that was not written since. Pairs that were cut leave the group; the others go on.
+   * writes go on. `verify` proves each target equal to its source as of the cut, before the fence is up: `true` reads every
+   * byte of the target back during the command, `bounded` counts what was read back before and compares only what was
+   * reflected since (`unproven` tells what nobody got to). Pairs that were cut leave the group; the others go on.
    * Errors: unknown-copy, unknown-disk, busy (still copying, or a write does not end), copy-failed, not-equal.
    */
   'copy-cut': {
-    arguments: { copy: string; from?: string[]; fence?: 'refuse' | 'set-aside'; verify?: boolean };
+    arguments: {
+      copy: string;
+      from?: string[];
+      fence?: 'refuse' | 'set-aside';
+      verify?: boolean | 'bounded';
+    };
     result: CutResult;
   };
   'copy-cancel': { arguments: { copy: string }; result: object };
@@ -169,7 +190,12 @@ export interface DiskCommands extends CommandMap {
   'mirror-status': { arguments: { mirror: string }; result: CopyStatus };
   /** At one instant each side gets one half: as `copy-cut`. Both note from then on what is written. */
   'mirror-split': {
-    arguments: { mirror: string; from?: string[]; fence?: 'refuse' | 'set-aside'; verify?: boolean };
+    arguments: {
+      mirror: string;
+      from?: string[];
+      fence?: 'refuse' | 'set-aside';
+      verify?: boolean | 'bounded';
+    };
     result: CutResult;
   };
   /** Takes the second halves away; they stay invalid, and can be joined again. */

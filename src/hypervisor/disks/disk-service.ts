@@ -523,12 +523,13 @@ function isAlive(group: LiveCopy): boolean {
 }
 
 function copyStatusOf(group: LiveCopy): CopyStatus {
-  const { total, copied, delta, ...rest }: CopyProgress = group.progress();
+  const { total, copied, delta, proven, ...rest }: CopyProgress = group.progress();
   return {
     copy: group.name,
     total: String(total),
     copied: String(copied),
     delta: String(delta),
+    ...(proven === undefined ? {} : { proven: String(proven) }),
     ...rest,
   };
 }
@@ -537,18 +538,30 @@ function copyStatusOf(group: LiveCopy): CopyStatus {
 function copyOptionsOf(
   args: Arguments<'copy-start'> | Arguments<'reverse-start'>,
 ): Partial<CopyGroupOptions> {
-  const { rateLimit, resumeOnly, convergence }: Partial<Arguments<'copy-start'>> = args;
+  const { rateLimit, resumeOnly, proof, convergence }: Partial<Arguments<'copy-start'>> = args;
   return {
     ...(resumeOnly === true ? { resume: 'only' } : {}),
     ...(rateLimit === undefined ? {} : { rateLimit }),
+    ...(proof === undefined ? {} : { proof }),
     ...(convergence === undefined ? {} : { convergence }),
   };
 }
 
 function cutResultOf({ disks, durationMs }: CutOutcome): CutResult {
   return {
-    disks: disks.map(({ sequence, deltaBytes, ...rest }) => ({
+    disks: disks.map(({ sequence, deltaBytes, proof, ...rest }) => ({
       ...rest,
+      ...(proof === undefined
+        ? {}
+        : {
+            proof: {
+              readBack: String(proof.readBack),
+              proven: String(proof.proven),
+              compared: String(proof.compared),
+              unproven: String(proof.unproven),
+              ...(proof.oldestMs === undefined ? {} : { oldestMs: proof.oldestMs }),
+            },
+          }),
       sequence: String(sequence),
       deltaBytes: String(deltaBytes),
     })),
