@@ -387,13 +387,14 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
     program,
     'mux',
     {
-      summary: 'connect TAP interfaces like a bridge',
+      summary: 'connect interfaces like a bridge, with offloads',
       options: [
-        flag('--tap <name>', 'TAP interface; repeat for each').argParser(several).makeOptionMandatory(),
+        flag('--tap <name>', 'TAP interface, created when absent; repeat for each').argParser(several),
+        flag('--nic <name>', 'interface that the host has already; repeat for each').argParser(several),
         flag('--mtu <bytes>', 'largest IP packet').argParser(wholeNumber(68, 65_521)),
         flag('--pcap <file>', 'capture to this file'),
       ],
-      examples: ['changeover mux --tap co0 --tap co1'],
+      examples: ['changeover mux --tap co0 --tap co1', 'changeover mux --nic eth1 --tap co0'],
       act: act('mux'),
     },
     hooks,

@@ -49,6 +49,7 @@ export const OpenFlag = {
   receiveOwn: 64,
   bypassQdisc: 128,
   mustExist: 256,
+  promiscuous: 512,
 } as const;
 
 /** enum tt_attribute. */

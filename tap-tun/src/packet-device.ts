@@ -41,9 +41,11 @@ export interface PacketCounters {
   readonly txDropped: number;
   /** Times that a write had to wait for room. */
   readonly txWaits: number;
+  /** Packet socket: frames that the kernel dropped because this process did not take them in time. */
+  readonly rxDropped: number;
 }
 
-const scratch = new Float64Array(9);
+const scratch = new Float64Array(10);
 
 export class PacketDevice implements Disposable {
   /** Room again after a partial write. */
@@ -134,7 +136,19 @@ export class PacketDevice implements Disposable {
     this.#native.counters(this.#device, scratch);
     const [rxFrames, rxBytes, rxBatches, rxErrors, txFrames, txBytes, txRejected, txDropped, txWaits] =
       scratch as unknown as [number, number, number, number, number, number, number, number, number];
-    return { rxFrames, rxBytes, rxBatches, rxErrors, txFrames, txBytes, txRejected, txDropped, txWaits };
+    const rxDropped = scratch[9]!;
+    return {
+      rxFrames,
+      rxBytes,
+      rxBatches,
+      rxErrors,
+      txFrames,
+      txBytes,
+      txRejected,
+      txDropped,
+      txWaits,
+      rxDropped,
+    };
   }
 
   /** The descriptor's number, for select tools; it stays owned by this device. */

@@ -251,6 +251,8 @@ export interface PacketSocketOptions extends InterfaceSettings {
   readonly vnetHeader?: boolean;
   /** See also what this host sends out of the interface. Default false. */
   readonly receiveOwn?: boolean;
+  /** Receive frames for any MAC address; the interface is promiscuous until the socket is closed. Default false. */
+  readonly promiscuous?: boolean;
   /** Hand frames to the driver without the interface's queueing discipline. */
   readonly bypassQdisc?: boolean;
   readonly sendBufferBytes?: number;
@@ -270,6 +272,7 @@ export class PacketSocket extends InterfaceDevice {
       OpenFlag.packet |
         (options.vnetHeader ? OpenFlag.vnetHeader : 0) |
         (options.receiveOwn ? OpenFlag.receiveOwn : 0) |
+        (options.promiscuous ? OpenFlag.promiscuous : 0) |
         (options.bypassQdisc ? OpenFlag.bypassQdisc : 0),
       0,
       checkedInteger('a send buffer of', options.sendBufferBytes ?? 0, 0, 0x7fffffff),

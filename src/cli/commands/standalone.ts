@@ -31,7 +31,8 @@ const demo: Program = async (session, _args, options) => {
 const mux: Program = async (_session, _args, options) => {
   const { runMux } = await import('../../daemon/standalone/mux.ts');
   const code = await runMux({
-    taps: options['tap'] as string[],
+    taps: (options['tap'] as string[] | undefined) ?? [],
+    ...given('nics', options['nic'] as string[] | undefined),
     ...given('pcap', options['pcap'] === undefined ? undefined : file(options['pcap'])),
     ...given('mtu', options['mtu'] as number | undefined),
   });

@@ -20,7 +20,7 @@ export interface NetworkConfiguration {
 export interface UplinkConfiguration {
   /** Interface name in the host, at most 15 bytes. */
   readonly name: string;
-  readonly kind: 'tap';
+  readonly kind: 'tap' | 'nic';
   /** 576 … 9000. */
   readonly mtu: number;
   /** Address in CIDR form that the host's own kernel gets on this interface; absent: left to the administrator. */

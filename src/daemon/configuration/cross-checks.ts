@@ -69,6 +69,14 @@ function checkNetwork(c: Configuration, findings: Finding[]): void {
   usable(c.network.probe.address, probePath);
   for (const [i, uplink] of c.network.uplinks.entries()) {
     uplinkNames.add(uplink.name, ['network', 'uplinks', i, 'name'], 'the name of an uplink');
+    for (const key of ['hostAddress', 'hostAddress6'] as const) {
+      if (uplink.kind !== 'nic' || uplink[key] === undefined) continue;
+      const path = ['network', 'uplinks', i, key];
+      value(
+        path,
+        `${pathText(path)} is ${uplink[key]}, but uplink ${uplink.name} is a nic, whose addresses are the host's own affair; leave it out`,
+      );
+    }
     const before = c.network.uplinks.slice(0, i).map((other) => other.name);
     if (uplink.joins !== undefined && !before.includes(uplink.joins)) {
       const path = ['network', 'uplinks', i, 'joins'];

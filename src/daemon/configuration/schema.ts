@@ -112,9 +112,17 @@ function interfaceName(description: string): ConfigurationSchema {
 }
 
 const uplink = object('A network device of the host that the mux owns.', ['name'], {
-  name: interfaceName('Interface name in the host; the interface is created when it does not exist.'),
-  kind: { type: 'string', description: 'What kind of device it is.', enum: ['tap'], default: 'tap' },
-  mtu: integer('Largest IP packet in bytes.', 576, 9000, 1500),
+  name: interfaceName(
+    'Interface name in the host. A `tap` is created when it does not exist, a `nic` must exist.',
+  ),
+  kind: {
+    type: 'string',
+    description:
+      'What kind of device it is: `tap`, an interface of our own that the host routes or bridges to; `nic`, an interface that the host has already and goes on using.',
+    enum: ['tap', 'nic'],
+    default: 'tap',
+  },
+  mtu: integer('Largest IP packet in bytes. Of a `nic`: no more than the interface has.', 576, 9000, 1500),
   hostAddress: cidr(
     "Address that the host's own kernel gets on this interface, with the interface set up. Left out: the administrator configures the host's side.",
   ),

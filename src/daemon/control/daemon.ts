@@ -304,8 +304,13 @@ export class Daemon implements DaemonSurface {
     this.mux = keptMux(this, leftOver, () => network.configure());
     up('the mux process', (keepRunning) => (keepRunning ? this.mux.close() : this.mux.stop()));
     await Promise.all([this.disks.start(), this.mux.start()]);
-    for (const { name, mtu, joins } of c.network.uplinks) {
-      await this.mux.execute('uplink-add', { name, mtu, ...(joins === undefined ? {} : { joins }) });
+    for (const { name, kind, mtu, joins } of c.network.uplinks) {
+      await this.mux.execute('uplink-add', {
+        name,
+        mtu,
+        ...(kind === 'tap' ? {} : { kind }),
+        ...(joins === undefined ? {} : { joins }),
+      });
     }
     await network.configure();
   }

@@ -1,10 +1,12 @@
-/** `changeover mux --tap A --tap B …`: joins TAP interfaces like a bridge, with offloads, until it is told to end. */
+/** `changeover mux --tap A --nic B …`: joins TAP interfaces and NICs like a bridge, with offloads, until it is told to end. */
 import { sentenceOf } from '../../common/index.ts';
 import { MuxServer } from '../../hypervisor/index.ts';
 
 export interface MuxRunOptions {
-  /** Names of the interfaces, at least two; created when absent. */
+  /** Names of TAP interfaces; created when absent. */
   readonly taps: readonly string[];
+  /** Names of interfaces that the host has already. At least two interfaces in all. */
+  readonly nics?: readonly string[];
   /** Capture into this pcapng file, one interface per TAP. */
   readonly pcap?: string;
   readonly mtu?: number;
@@ -25,7 +27,8 @@ export interface MuxRunOptions {
 export async function runMux(options: MuxRunOptions): Promise<number> {
   const print = options.print ?? ((line: string) => void process.stdout.write(`${line}\n`));
   const complain = options.complain ?? ((line: string) => void process.stderr.write(`${line}\n`));
-  const wrong = wrongOptions(options);
+  const names = [...options.taps, ...(options.nics ?? [])];
+  const wrong = wrongOptions(names, options.mtu);
   if (wrong !== undefined) {
     complain(`changeover mux: ${wrong}`);
     return 2;
@@ -37,18 +40,17 @@ export async function runMux(options: MuxRunOptions): Promise<number> {
   });
   let code = 0;
   try {
-    for (const name of options.taps) {
+    for (const [i, name] of names.entries()) {
       server.addUplink({
         name,
+        kind: i < options.taps.length ? 'tap' : 'nic',
         ...(options.mtu === undefined ? {} : { mtu: options.mtu }),
         ...(options.offload === undefined ? {} : { offload: options.offload }),
-        ...(name === options.taps[0] ? {} : { joins: options.taps[0]! }),
+        ...(i === 0 ? {} : { joins: names[0]! }),
       });
     }
     if (options.pcap !== undefined) server.startCapture({ file: options.pcap, comment: 'changeover mux' });
-    print(
-      `joined ${options.taps.join(', ')}${options.pcap === undefined ? '' : `, capturing to ${options.pcap}`}`,
-    );
+    print(`joined ${names.join(', ')}${options.pcap === undefined ? '' : `, capturing to ${options.pcap}`}`);
     await ended(options.signal);
     for (const port of server.mux.ports()) {
       const drops = Object.entries(port.drops).map(([reason, count]) => `${count} ${reason}`);
@@ -63,9 +65,9 @@ export async function runMux(options: MuxRunOptions): Promise<number> {
   return code;
 }
 
-function wrongOptions({ taps, mtu }: MuxRunOptions): string | undefined {
-  if (taps.length < 2) return 'give at least two interfaces with --tap';
-  if (new Set(taps).size < taps.length) return 'an interface is named twice';
+function wrongOptions(names: readonly string[], mtu: number | undefined): string | undefined {
+  if (names.length < 2) return 'give at least two interfaces with --tap and --nic';
+  if (new Set(names).size < names.length) return 'an interface is named twice';
   if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > 65_521)) {
     return 'the MTU of a TAP is between 68 and 65521';
   }

@@ -6,7 +6,7 @@ import type { CommandMap, EventMap, FlowName } from '../../channel/index.ts';
 
 export interface PortStatus {
   readonly name: string;
-  readonly kind: 'tap' | 'stream';
+  readonly kind: 'tap' | 'nic' | 'stream';
   readonly role: 'uplink' | 'partition' | 'probe';
   readonly mac?: string;
   /** The uplink it was put behind; of an uplink: the one it joins. Absent: the first uplink; of an uplink: it joins none. */
@@ -42,11 +42,13 @@ export interface HoldLimits {
 
 export interface MuxCommands extends CommandMap {
   /**
-   * Owns a TAP of this network namespace, created when absent. Its kernel side is the host's. Frames of one uplink never
-   * leave by another, unless it `joins` it, directly or over a third one.
+   * Owns a TAP of this network namespace, created when absent. Its kernel side is the host's. Or shares (`kind: nic`) an
+   * interface that the host has, with the host, who must not have the addresses of services: `host-address`. `mtu` of a NIC:
+   * no longer packets leave; it cannot exceed the interface's. Frames of one uplink never leave by another, unless it
+   * `joins` it, directly or over a third one.
    */
   'uplink-add': {
-    arguments: { name: string; mtu?: number; offload?: boolean; joins?: string };
+    arguments: { name: string; kind?: 'tap' | 'nic'; mtu?: number; offload?: boolean; joins?: string };
     result: PortStatus;
   };
   /**

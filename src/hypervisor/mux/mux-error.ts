@@ -1,7 +1,7 @@
 import { CodedError } from '../../common/index.ts';
 
 /**
- * A command that cannot be carried out. Codes: `unknown-port`, `unknown-address`, `unknown-uplink`, `other-uplink`, `exists`, `bad-argument`,
+ * A command that cannot be carried out. Codes: `unknown-port`, `unknown-address`, `unknown-uplink`, `other-uplink`, `host-address`, `exists`, `bad-argument`,
  * `path-elsewhere`, `still-steered`, `not-supported`, `no-capture`.
  */
 export class MuxError extends CodedError {}

@@ -2,11 +2,12 @@
  * The mux with real devices: TAPs as uplinks, unix sockets as partition ports, files as captures; and the answers to every
  * command of its channel.
  */
+import { networkInterfaces } from 'node:os';
 import type { Handlers } from '../../channel/index.ts';
 import type { Clock, Log } from '../../common/index.ts';
 import { silentLog, systemClock } from '../../common/index.ts';
 import type { LinkDevice, TapLinkOptions } from '../../netstack/index.ts';
-import { ipAddress, macAddress, TapLink } from '../../netstack/index.ts';
+import { ipAddress, macAddress, NicLink, parseIpAddress, TapLink } from '../../netstack/index.ts';
 import { type CaptureStart, Captures } from './captures.ts';
 import type { MuxCommands, MuxEvents, PortStatus } from './commands.ts';
 import { Mux, type MuxOptions } from './mux.ts';
@@ -35,6 +36,7 @@ export class MuxServer {
   readonly mux: Mux;
   readonly captures: Captures;
   readonly #log: Log;
+  readonly #clock: Clock;
   readonly #turns = new Turns();
   readonly #openTap: (options: TapLinkOptions) => LinkDevice;
   readonly #onShutdown: () => void;
@@ -44,6 +46,7 @@ export class MuxServer {
   constructor(options: MuxServerOptions = {}) {
     const clock = options.clock ?? systemClock;
     this.#log = options.log ?? silentLog;
+    this.#clock = clock;
     this.#openTap = options.openTap ?? ((tap) => new TapLink(tap));
     this.#onShutdown = options.onShutdown ?? (() => {});
     this.mux = new Mux({
@@ -56,34 +59,71 @@ export class MuxServer {
     this.captures = new Captures(clock, () => this.mux.ports());
   }
 
-  /** Creates or takes over a TAP. Throws TapLinkError, MuxError `exists`. */
+  /** Creates or takes over a TAP, or shares a NIC. Throws TapLinkError, MuxError `exists`, `host-address`. */
   addUplink(args: MuxCommands['uplink-add']['arguments']): PortStatus {
-    const known = this.#known(args.name, args);
+    const { name, joins } = args;
+    const kind = args.kind ?? 'tap';
+    const known = this.#known(name, args);
     if (known !== undefined) return known;
-    const device = this.#openTap({
-      name: args.name,
-      ...(args.mtu === undefined ? {} : { mtu: args.mtu }),
-      ...(args.offload === undefined ? {} : { offload: args.offload }),
-      onGone: (error) => {
-        this.#log.error(`uplink ${args.name} is gone`, { error });
-        this.mux.setConnected(args.name, false);
-      },
-    });
+    if (kind === 'nic') for (const address of this.mux.serviceAddresses()) this.#notOfHost(address);
+    const device = kind === 'nic' ? this.#nic(args) : this.#tap(args);
+    const connected = !(device instanceof NicLink) || device.state === 'up';
     return this.#add(
       args,
       () =>
         this.mux.addPort({
-          name: args.name,
-          kind: 'tap',
+          name,
+          kind,
           role: 'uplink',
           device,
-          ...(args.joins === undefined ? {} : { joins: args.joins }),
+          connected,
+          ...(joins === undefined ? {} : { joins }),
         }),
       device,
     );
   }
 
   /** Listens for a partition. Throws MuxError `exists`, `in-use`, `socket`, `bad-argument`. */
+  #tap({ name, mtu, offload }: MuxCommands['uplink-add']['arguments']): LinkDevice {
+    return this.#openTap({
+      name,
+      ...(mtu === undefined ? {} : { mtu }),
+      ...(offload === undefined ? {} : { offload }),
+      onGone: (error) => {
+        this.#log.error(`uplink ${name} is gone`, { error });
+        this.mux.setConnected(name, false);
+      },
+    });
+  }
+
+  #nic({ name, mtu, offload }: MuxCommands['uplink-add']['arguments']): LinkDevice {
+    return new NicLink({
+      name,
+      clock: this.#clock,
+      ...(mtu === undefined ? {} : { mtu }),
+      ...(offload === undefined ? {} : { offload }),
+      onState: (state, reason) => {
+        if (state === 'up') this.#log.info(`uplink ${name} is up`);
+        else this.#log.error(`uplink ${name} is ${state}`, reason === undefined ? {} : { reason });
+        this.mux.setConnected(name, state === 'up');
+      },
+    });
+  }
+
+  /** Throws `host-address`: with a NIC the host's own stack would answer for the address, too. */
+  #notOfHost(address: string): void {
+    const wanted = ipAddress(address);
+    for (const [name, entries] of Object.entries(networkInterfaces())) {
+      for (const entry of entries ?? []) {
+        if (parseIpAddress(entry.address) !== wanted) continue;
+        throw new MuxError('host-address', `${address} is an address of this host itself, on ${name}`, {
+          remedy: `take it away (ip address del ${entry.cidr} dev ${name}): the host sees what arrives at a NIC, too, and would answer`,
+          values: { address, interface: name },
+        });
+      }
+    }
+  }
+
   async addPort(args: MuxCommands['port-add']['arguments']): Promise<PortStatus> {
     const { name } = args;
     const { addresses: _addresses, ...identity } = args;
@@ -160,6 +200,7 @@ export class MuxServer {
       ports: () => mux.ports(),
       'path-set': (args) => {
         mux.pathSet(args);
+        if (mux.ports().some((port) => port.kind === 'nic')) this.#notOfHost(args.address);
         return {};
       },
       'private-path': (args) => {

@@ -174,6 +174,10 @@ export class Mux {
     return [...this.#byName.values()].map((port) => port.status());
   }
 
+  serviceAddresses(): string[] {
+    return [...this.#forwarder.services.values()].map((service) => service.text);
+  }
+
   /** Drops that a device or its owner counted itself. */
   countDrops(name: string, reason: MuxDrop, count: number): void {
     const port = this.#byName.get(name);

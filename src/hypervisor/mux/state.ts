@@ -8,7 +8,7 @@ import { dropsByName, MUX_DROPS } from './drops.ts';
 import { FairShares, isQueueing, type QueueingDevice } from './fair-queue.ts';
 import { HoldQueue } from './hold-queue.ts';
 
-export type PortKind = 'tap' | 'stream';
+export type PortKind = 'tap' | 'nic' | 'stream';
 export type PortRole = 'uplink' | 'partition' | 'probe';
 
 export interface PortOptions {

@@ -1,7 +1,9 @@
 export * from './impairments.ts';
+export { InterfaceLink, type TapLinkCounters, TapLinkError } from './interface-link.ts';
 export * from './link-device.ts';
 export * from './link-wrapper.ts';
 export * from './memory-link.ts';
+export * from './nic-link.ts';
 export * from './stream-framing.ts';
 export * from './stream-link.ts';
 export * from './tap-link.ts';

@@ -16,8 +16,12 @@
 #include "tap-tun.h"
 #include "uv-poll.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/virtio_net.h>
 #include <node_api.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -31,7 +35,7 @@
 /* Frames start at multiples of this in the batch buffer: with a 10-byte vnet header the IP header is 8-byte aligned. */
 #define ALIGN 8u
 
-enum counter { RX_FRAMES, RX_BYTES, RX_BATCHES, RX_ERRORS, TX_FRAMES, TX_BYTES, TX_REJECTED, TX_DROPPED, TX_WAITS, COUNTERS };
+enum counter { RX_FRAMES, RX_BYTES, RX_BATCHES, RX_ERRORS, TX_FRAMES, TX_BYTES, TX_REJECTED, TX_DROPPED, TX_WAITS, RX_DROPPED, COUNTERS };
 
 struct device {
   napi_env env;
@@ -45,6 +49,8 @@ struct device {
   int ctl;
   int ifindex;
   int events; /* what the poll handle waits for */
+  bool packet; /* a packet socket */
+  bool vnet_header;
   bool reading;
   bool want_writable;
   bool closed;
@@ -167,6 +173,39 @@ static bool is_fatal(int err) {
   return err == EBADFD || err == EBADF || err == ENODEV || err == EPIPE || err == ENOTCONN || err == ECONNRESET;
 }
 
+/*
+ * One frame of a packet socket. The kernel takes an 802.1Q tag out of the frame and tells it in a control message; here it is
+ * put back, behind the MAC addresses, so that nobody takes a tagged frame for an untagged one.
+ */
+static ssize_t receive_frame(struct device *d, uint8_t *data, size_t size) {
+  const size_t header = d->vnet_header ? sizeof(struct virtio_net_hdr) : 0;
+  const size_t macs = header + 12;
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof(struct tpacket_auxdata))];
+  } control;
+  struct iovec part = {data, size - 4};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  const ssize_t length = recvmsg(d->fd, &message, 0);
+  struct tpacket_auxdata aux;
+  struct cmsghdr *c = length > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+  uint16_t tag[2];
+
+  if (c == NULL || c->cmsg_level != SOL_PACKET || c->cmsg_type != PACKET_AUXDATA || (size_t)length < macs) return length;
+  memcpy(&aux, CMSG_DATA(c), sizeof aux);
+  if (!(aux.tp_status & TP_STATUS_VLAN_VALID)) return length;
+  memmove(data + macs + 4, data + macs, (size_t)length - macs);
+  tag[0] = htons(aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q);
+  tag[1] = htons(aux.tp_vlan_tci);
+  memcpy(data + macs, tag, sizeof tag);
+  if (d->vnet_header) {
+    struct virtio_net_hdr *v = (struct virtio_net_hdr *)data;
+    if (v->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) v->csum_start += 4;
+    if (v->hdr_len != 0) v->hdr_len += 4;
+  }
+  return length + 4;
+}
+
 /* Reads frames until the queue is empty or the batch is full. Returns their number, sets *err to a fatal errno or 0. */
 static uint32_t drain(struct device *d, uint8_t *data, size_t size, uint32_t *index, size_t pairs, int *err) {
   size_t used = 0;
@@ -174,7 +213,7 @@ static uint32_t drain(struct device *d, uint8_t *data, size_t size, uint32_t *in
 
   *err = 0;
   while (count < pairs && size - used >= SLOT) {
-    const ssize_t length = read(d->fd, data + used, SLOT);
+    const ssize_t length = d->packet ? receive_frame(d, data + used, SLOT) : read(d->fd, data + used, SLOT);
     if (length > 0) {
       index[2 * count] = (uint32_t)used;
       index[2 * count + 1] = (uint32_t)length;
@@ -358,6 +397,12 @@ static napi_value open_device(napi_env env, napi_callback_info info) {
   if (tt_open(&r) < 0) return throw_failure(env, &r.failure);
   device = adopt(env, r.fd, r.ctl, r.index, argument[6]);
   if (device == NULL) return NULL;
+  if (r.flags & TT_PACKET) {
+    void *data;
+    OK(napi_get_value_external(env, device, &data));
+    ((struct device *)data)->packet = true;
+    ((struct device *)data)->vnet_header = (r.flags & TT_VNET_HDR) != 0;
+  }
   OK(napi_create_array_with_length(env, 4, &result));
   OK(napi_set_element(env, result, 0, device));
   OK(napi_create_string_utf8(env, r.name, strnlen(r.name, IFNAMSIZ), &value));
@@ -541,7 +586,7 @@ static napi_value write_one(napi_env env, napi_callback_info info) {
   return result;
 }
 
-/* counters(device, Float64Array(9)): see enum counter */
+/* counters(device, Float64Array(10)): see enum counter */
 static napi_value counters(napi_env env, napi_callback_info info) {
   void *data;
   size_t length;
@@ -549,6 +594,10 @@ static napi_value counters(napi_env env, napi_callback_info info) {
   DEVICE(d, false);
 
   if (!bytes_of(env, argument[1], napi_float64_array, &data, &length)) return NULL;
+  if (d->packet && !d->closed) {
+    unsigned drops;
+    if (tt_packet_drops(d->fd, &drops) == 0) d->counters[RX_DROPPED] += drops;
+  }
   memcpy(data, d->counters, sizeof(double) * (length < COUNTERS ? length : COUNTERS));
   return NULL;
 }

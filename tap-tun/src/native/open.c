@@ -87,7 +87,17 @@ static int open_packet(struct tt_open_request *r) {
   if (r->receive_buffer > 0 &&
       setsockopt(r->fd, SOL_SOCKET, SO_RCVBUFFORCE, &r->receive_buffer, sizeof r->receive_buffer) < 0)
     return fail(&r->failure, "SO_RCVBUFFORCE");
+  /* A tag does not stand in the frame but beside it. */
+  if (setsockopt(r->fd, SOL_PACKET, PACKET_AUXDATA, &one, sizeof one) < 0) return fail(&r->failure, "PACKET_AUXDATA");
   if (bind(r->fd, (struct sockaddr *)&address, sizeof address) < 0) return fail(&r->failure, "bind");
+  if (r->flags & TT_PROMISCUOUS) {
+    struct packet_mreq membership;
+    memset(&membership, 0, sizeof membership);
+    membership.mr_ifindex = address.sll_ifindex;
+    membership.mr_type = PACKET_MR_PROMISC;
+    if (setsockopt(r->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &membership, sizeof membership) < 0)
+      return fail(&r->failure, "PACKET_ADD_MEMBERSHIP");
+  }
   r->offload = 0;
   return 0;
 }
@@ -243,6 +253,15 @@ int tt_set_ipv4(int ctl, int index, uint32_t address, uint32_t mask, struct tt_f
   in.sin_addr.s_addr = mask;
   memcpy(&ifr.ifr_netmask, &in, sizeof in);
   if (ioctl(ctl, SIOCSIFNETMASK, &ifr) < 0) return fail(failure, "SIOCSIFNETMASK");
+  return 0;
+}
+
+int tt_packet_drops(int fd, unsigned *drops) {
+  struct tpacket_stats stats;
+  socklen_t length = sizeof stats;
+
+  if (getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &length) < 0) return -1;
+  *drops = stats.tp_drops;
   return 0;
 }
 

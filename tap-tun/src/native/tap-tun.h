@@ -20,6 +20,7 @@ struct tt_failure {
 #define TT_RECEIVE_OWN 64  /* packet socket: see what this host sends, too */
 #define TT_QDISC_BYPASS 128
 #define TT_EXISTING 256    /* fail with ENODEV when the name does not exist */
+#define TT_PROMISCUOUS 512 /* packet socket: frames for other hosts, too, until the socket is closed */
 
 struct tt_open_request {
   const char *netns; /* path of a network namespace, NULL for the caller's */
@@ -48,6 +49,9 @@ int tt_get_mac(int ctl, int index, uint8_t mac[6], struct tt_failure *failure);
 int tt_set_mac(int ctl, int index, const uint8_t mac[6], struct tt_failure *failure);
 /* Sets the interface's first IPv4 address; both in network byte order. */
 int tt_set_ipv4(int ctl, int index, uint32_t address, uint32_t mask, struct tt_failure *failure);
+
+/* Frames that found the queue of this packet socket full since the last call. */
+int tt_packet_drops(int fd, unsigned *drops);
 
 /* Whether the TUN device of this descriptor outlives it. */
 int tt_set_persist(int fd, int on, struct tt_failure *failure);

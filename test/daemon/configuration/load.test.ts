@@ -116,7 +116,7 @@ configuration(
       ['10.77.0.12/24', '10.77.0.300/24'],
     );
     assert.equal(linesOf(text), [
-      'c.yaml:10:13: network.uplinks[0].kind is "bridge", allowed: tap',
+      'c.yaml:10:13: network.uplinks[0].kind is "bridge", allowed: tap, nic',
       'c.yaml:11:12: network.uplinks[0].mtu is 15, allowed: 576 to 9000',
       'c.yaml:20:13: services[0].second is "10.77.0.300/24", it must be an IPv4 address with prefix length 1 to 31, such as 10.77.0.11/24',
       'c.yaml:31:16: partitions[0].memoryMiB is "lots", it must be a whole number',

@@ -60,4 +60,15 @@ test(
   }),
 );
 
+test(
+  'a nic has no address of ours for the host',
+  within(() => {
+    assert.equal(problems(text('[{name: eth0, kind: nic, hostAddress: 10.0.0.5/24}]')), [
+      "network.uplinks[0].hostAddress is 10.0.0.5/24, but uplink eth0 is a nic, whose addresses are the host's own affair; leave it out",
+    ]);
+    const c = parseConfiguration(text('[{name: eth0, kind: nic}]'), '/x/c.yaml');
+    assert.is(c.network.uplinks[0]?.kind, 'nic');
+  }),
+);
+
 test.run();
