@@ -1,7 +1,7 @@
 /**
  * Client side of the handshake phase, without I/O.
  *
- *   greeting → flags → STRUCTURED_REPLY → SET_META_CONTEXT → GO → transmission
+ *   greeting → flags → (EXTENDED_HEADERS →) STRUCTURED_REPLY → SET_META_CONTEXT → GO → transmission
  *
  * Servers that know neither structured replies nor NBD_OPT_GO are served by simple replies and NBD_OPT_EXPORT_NAME. Each
  * step waits for its answer: a handful of round trips on a unix socket, once per connection.
@@ -35,6 +35,7 @@ export interface ExportInfo {
   readonly transmissionFlags: number;
   readonly blockSizes: o.BlockSizes;
   readonly structuredReplies: boolean;
+  readonly extendedHeaders: boolean;
   /** Metadata context id → name. */
   readonly contexts: ReadonlyMap<number, string>;
 }
@@ -43,7 +44,7 @@ export interface ExportInfo {
 const REPLY_DATA_LIMIT = 64 * 1024;
 const DEFAULT_BLOCK_SIZES: o.BlockSizes = { minimum: 1, preferred: 4096, maximum: nbd.NBD_MAX_PAYLOAD };
 
-type Step = 'greeting' | 'structured' | 'meta' | 'go' | 'export-name' | 'done';
+type Step = 'greeting' | 'extended' | 'structured' | 'meta' | 'go' | 'export-name' | 'done';
 
 export class ClientHandshake {
   readonly #exportName: string;
@@ -52,16 +53,31 @@ export class ClientHandshake {
   #step: Step = 'greeting';
   #input: Buffer = Buffer.alloc(0);
   #noZeroes = false;
+  readonly #wantsExtended: boolean;
   #structuredReplies = false;
+  #extendedHeaders = false;
+  #refused = false;
   readonly #contexts = new Map<number, string>();
   #size: bigint | undefined;
   #flags = 0;
   #blockSizes = DEFAULT_BLOCK_SIZES;
 
-  constructor(exportName: string, contextNames: readonly string[], write: (bytes: Buffer) => void) {
+  /** `wantsExtended`: asks for extended headers first. */
+  constructor(
+    exportName: string,
+    contextNames: readonly string[],
+    write: (bytes: Buffer) => void,
+    wantsExtended = false,
+  ) {
+    this.#wantsExtended = wantsExtended;
     this.#exportName = exportName;
     this.#contextNames = contextNames;
     this.#write = write;
+  }
+
+  /** The server has refused and waits for the next option: the client owes it NBD_OPT_ABORT. */
+  get refused(): boolean {
+    return this.#refused;
   }
 
   /** Takes bytes from the server; returns what was agreed and what followed it, once complete. Throws NbdClientError. */
@@ -79,6 +95,7 @@ export class ClientHandshake {
       transmissionFlags: this.#flags,
       blockSizes: this.#blockSizes,
       structuredReplies: this.#structuredReplies,
+      extendedHeaders: this.#extendedHeaders,
       contexts: this.#contexts,
     };
     return { info, rest: this.#input };
@@ -109,7 +126,8 @@ export class ClientHandshake {
     this.#write(
       o.emitClientFlags(nbd.NBD_FLAG_C_FIXED_NEWSTYLE | (this.#noZeroes ? nbd.NBD_FLAG_C_NO_ZEROES : 0)),
     );
-    this.#ask('structured', nbd.NBD_OPT_STRUCTURED_REPLY);
+    if (this.#wantsExtended) this.#ask('extended', nbd.NBD_OPT_EXTENDED_HEADERS);
+    else this.#ask('structured', nbd.NBD_OPT_STRUCTURED_REPLY);
   }
 
   #ask(step: Step, option: number, data?: Uint8Array): void {
@@ -135,25 +153,47 @@ export class ClientHandshake {
     const data = this.#take(length);
     const failed = (type & nbd.NBD_REP_FLAG_ERROR) !== 0;
     if (option !== this.#expectedOption()) throw broken(`answer to option ${option}, which was not asked`);
-    if (this.#step === 'structured') {
-      this.#structuredReplies = type === nbd.NBD_REP_ACK;
+    if (type === nbd.NBD_REP_ERR_SHUTDOWN) throw this.#refusedWith(type, data);
+    if (this.#step === 'extended') {
+      this.#extendedHeaders = type === nbd.NBD_REP_ACK;
+      if (!failed && type !== nbd.NBD_REP_ACK) throw broken(`reply ${type} to extended headers`);
+      if (this.#extendedHeaders) this.#askContexts();
+      else this.#ask('structured', nbd.NBD_OPT_STRUCTURED_REPLY);
+    } else if (this.#step === 'structured') {
       if (!failed && type !== nbd.NBD_REP_ACK) throw broken(`reply ${type} to structured replies`);
-      if (this.#structuredReplies && this.#contextNames.length > 0) {
-        const request = { exportName: this.#exportName, queries: this.#contextNames };
-        this.#ask('meta', nbd.NBD_OPT_SET_META_CONTEXT, o.emitMetaContextRequest(request));
-      } else this.#askGo();
+      if (failed) this.#askGo();
+      else this.#askContexts();
     } else if (this.#step === 'meta') {
+      // "If an error is returned, the client MUST disregard any context replies that may have been sent."
+      if (failed) this.#contexts.clear();
       if (failed || type === nbd.NBD_REP_ACK) this.#askGo();
       else if (type === nbd.NBD_REP_META_CONTEXT) this.#metaContext(data);
       else throw broken(`reply ${type} to a metadata context request`);
     } else if (type === nbd.NBD_REP_INFO) this.#info(data);
     else if (type === nbd.NBD_REP_ACK) this.#goAcknowledged();
-    else if (type === nbd.NBD_REP_ERR_UNSUP) {
+    else if (type === nbd.NBD_REP_ERR_UNSUP && !this.#extendedHeaders) {
       this.#ask('export-name', nbd.NBD_OPT_EXPORT_NAME, Buffer.from(this.#exportName));
-    } else throw refused(this.#exportName, type, data.toString());
+    } else if (failed) throw this.#refusedWith(type, data);
+    else throw broken(`reply ${type} to NBD_OPT_GO`);
+  }
+
+  #refusedWith(type: number, data: Buffer): NbdClientError {
+    this.#refused = true;
+    return refused(this.#exportName, type, data.toString());
+  }
+
+  #askContexts(): void {
+    this.#structuredReplies = true;
+    if (this.#contextNames.length === 0) {
+      this.#askGo();
+      return;
+    }
+    const request = { exportName: this.#exportName, queries: this.#contextNames };
+    this.#ask('meta', nbd.NBD_OPT_SET_META_CONTEXT, o.emitMetaContextRequest(request));
   }
 
   #expectedOption(): number {
+    if (this.#step === 'extended') return nbd.NBD_OPT_EXTENDED_HEADERS;
     if (this.#step === 'structured') return nbd.NBD_OPT_STRUCTURED_REPLY;
     return this.#step === 'meta' ? nbd.NBD_OPT_SET_META_CONTEXT : nbd.NBD_OPT_GO;
   }
@@ -208,11 +248,17 @@ function broken(what: string): NbdClientError {
 
 function refused(exportName: string, type: number, message: string): NbdClientError {
   const values = { exportName, type, message };
-  const said = message === '' ? '' : `: ${message.slice(0, 200)}`;
+  const said = message === '' ? '' : `: ${message.slice(0, 200).replace(/\p{Cc}/gu, ' ')}`;
   if (type === nbd.NBD_REP_ERR_UNKNOWN) {
     return new NbdClientError('ENOENT', `the NBD server has no export "${exportName}"${said}`, {
       values,
       remedy: 'list its exports with nbdinfo --list',
+    });
+  }
+  if (type === nbd.NBD_REP_ERR_SHUTDOWN) {
+    return new NbdClientError('ECONNREFUSED', `the NBD server is shutting down${said}`, {
+      values,
+      remedy: 'start it again, or connect to the one that takes its place',
     });
   }
   return new NbdClientError('EACCES', `the NBD server refuses export "${exportName}" (${type})${said}`, {

@@ -5,11 +5,14 @@ import { CodedError, codeOf, messageOf } from '../../common/index.ts';
 import type { ExportInfo } from './client-handshake.ts';
 import { ClientHandshake, NbdClientError } from './client-handshake.ts';
 import type { ClientRequest } from './client-request.ts';
-import { emitRequest } from './client-request.ts';
-import { NBD_CMD_DISC } from './protocol.ts';
+import { emitExtendedRequest, emitRequest } from './client-request.ts';
+import { emitOption } from './options.ts';
+import { NBD_CMD_DISC, NBD_OPT_ABORT } from './protocol.ts';
 import { ReplyParser } from './reply-parser.ts';
 
 const READ_BUFFER = 256 * 1024;
+/** How long a server that has refused may take to close. */
+const ABORT_LIMIT_MS = 1_000;
 
 export interface LinkEvents {
   answered(request: ClientRequest): void;
@@ -21,6 +24,8 @@ export interface LinkTarget {
   readonly socketPath: string;
   readonly exportName: string;
   readonly contexts: readonly string[];
+  /** Whether to ask for extended headers. */
+  readonly extendedHeaders: boolean;
   readonly timeoutMs: number;
 }
 
@@ -32,6 +37,7 @@ export class ClientLink {
   readonly #outstanding = new Map<bigint, ClientRequest>();
   #cookie = 0n;
   #corked = false;
+  #leaving = false;
   #over = false;
 
   private constructor(socket: Socket) {
@@ -56,14 +62,21 @@ export class ClientLink {
       let settled = false;
       const fail = (error: CodedError) => {
         clearTimeout(timer);
-        socket.destroy();
-        if (link !== undefined) link.#lose(error);
-        else if (!settled) {
+        if (link === undefined && !settled) {
           settled = true;
           reject(error);
+          // A server that is able to refuse is left by a soft disconnect.
+          if (handshake?.refused === true) {
+            setTimeout(() => socket.destroy(), ABORT_LIMIT_MS).unref();
+            socket.end(emitOption(NBD_OPT_ABORT));
+            return;
+          }
         }
+        socket.destroy();
+        if (link !== undefined) link.#lose(error);
       };
       const take = (count: number, buffer: Uint8Array): boolean => {
+        if (settled && link === undefined) return true;
         try {
           if (parser !== undefined) {
             if (!socket.destroyed) parser.push(buffer, count);
@@ -77,7 +90,7 @@ export class ClientLink {
           link = new ClientLink(socket);
           link.#info = outcome.info;
           link.#events = events;
-          parser = new ReplyParser(link.#sink(), outcome.info.structuredReplies);
+          parser = new ReplyParser(link.#sink(), outcome.info);
           if (outcome.rest.length > 0) parser.push(outcome.rest);
           resolve(link);
         } catch (error) {
@@ -103,7 +116,12 @@ export class ClientLink {
         path: target.socketPath,
         onread: { buffer: Buffer.allocUnsafeSlow(READ_BUFFER), callback: take },
       });
-      handshake = new ClientHandshake(target.exportName, target.contexts, (bytes) => socket.write(bytes));
+      handshake = new ClientHandshake(
+        target.exportName,
+        target.contexts,
+        (bytes) => socket.write(bytes),
+        target.extendedHeaders,
+      );
       socket.on('error', (error) => fail(connectError(target, error)));
       socket.on('close', () =>
         fail(
@@ -119,10 +137,11 @@ export class ClientLink {
 
   /** Sends a request; what is sent in one turn of the event loop leaves in one write. */
   send(request: ClientRequest): void {
-    if (this.#over) return;
+    if (this.#over || this.#leaving) return;
     const cookie = this.#cookie++;
     request.sentMs = performance.now();
     request.answered = 0;
+    request.coverage = undefined;
     request.error = 0;
     request.errorText = '';
     request.status?.clear();
@@ -135,8 +154,25 @@ export class ClientLink {
         this.#socket.uncork();
       });
     }
-    this.#socket.write(emitRequest(request, cookie));
+    this.#socket.write(this.#emit(request, cookie));
     if (request.payload !== undefined) this.#socket.write(request.payload);
+  }
+
+  #emit(request: ClientRequest, cookie: bigint): Buffer {
+    return this.#info!.extendedHeaders ? emitExtendedRequest(request, cookie) : emitRequest(request, cookie);
+  }
+
+  #sayGoodbye(): void {
+    const goodbye = { type: NBD_CMD_DISC, flags: 0, offset: 0n, length: 0 } as ClientRequest;
+    this.#socket.end(this.#emit(goodbye, this.#cookie));
+    this.#leaving = true;
+  }
+
+  /** Says goodbye; what is outstanding may still be answered, then `lost` is called, after `limitMs` at the latest. */
+  leave(limitMs: number): void {
+    if (this.#over || this.#leaving) return;
+    this.#sayGoodbye();
+    setTimeout(() => this.#socket.destroy(), limitMs).unref();
   }
 
   /** Says goodbye and closes; `lost` is not called. Resolves when the socket is closed, within `limitMs`. */
@@ -154,8 +190,7 @@ export class ClientLink {
         clearTimeout(timer);
         resolve();
       });
-      const goodbye = { type: NBD_CMD_DISC, flags: 0, offset: 0n, length: 0 } as ClientRequest;
-      socket.end(emitRequest(goodbye, this.#cookie));
+      if (!this.#leaving) this.#sayGoodbye();
       socket.resume();
     });
   }

@@ -1,12 +1,16 @@
 /** A request of the client from submission to acknowledgement. */
 import type { DeviceError } from '../device.ts';
 import {
+  EXTENDED_REQUEST_SIZE,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
   NBD_CMD_TRIM,
   NBD_CMD_WRITE,
   NBD_CMD_WRITE_ZEROES,
+  NBD_EXTENDED_REQUEST_MAGIC,
   NBD_REQUEST_MAGIC,
   REQUEST_SIZE,
 } from './protocol.ts';
+import type { ReadCoverage } from './read-coverage.ts';
 
 /** One descriptor of a block status reply. */
 export interface StatusDescriptor {
@@ -30,6 +34,8 @@ export interface ClientRequest {
   sentMs: number;
   /** Bytes of `target` that have been answered, over all chunks. */
   answered: number;
+  /** Which those are, once a chunk came that does not begin where the one before it ended. */
+  coverage: ReadCoverage | undefined;
   /** First error the server told, 0 for none. */
   error: number;
   errorText: string;
@@ -63,5 +69,18 @@ export function emitRequest(request: ClientRequest, cookie: bigint): Buffer {
   header.writeBigUInt64BE(cookie, 8);
   header.writeBigUInt64BE(request.offset, 16);
   header.writeUInt32BE(request.length, 24);
+  return header;
+}
+
+/** The same with an extended header. */
+export function emitExtendedRequest(request: ClientRequest, cookie: bigint): Buffer {
+  const header = Buffer.allocUnsafe(EXTENDED_REQUEST_SIZE);
+  const carries = request.payload === undefined ? 0 : NBD_CMD_FLAG_PAYLOAD_LEN;
+  header.writeUInt32BE(NBD_EXTENDED_REQUEST_MAGIC, 0);
+  header.writeUInt16BE(request.flags | carries, 4);
+  header.writeUInt16BE(request.type, 6);
+  header.writeBigUInt64BE(cookie, 8);
+  header.writeBigUInt64BE(request.offset, 16);
+  header.writeBigUInt64BE(BigInt(request.length), 24);
   return header;
 }

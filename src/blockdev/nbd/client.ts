@@ -22,6 +22,7 @@ import type {
   WrittenExtent,
 } from '../device.ts';
 import { DeviceError } from '../device.ts';
+import { absentContext, capabilitiesOf, differenceOf, refusalOf } from './client-export.ts';
 import type { ExportInfo } from './client-handshake.ts';
 import { NbdClientError } from './client-handshake.ts';
 import { ClientQueue } from './client-queue.ts';
@@ -45,6 +46,8 @@ export interface NbdClientOptions {
   readonly requestTimeoutMs?: number;
   /** How many connections to use where the server promises NBD_FLAG_CAN_MULTI_CONN. Default 1. */
   readonly connections?: number;
+  /** Ask for extended headers (64-bit lengths), an extension that few servers know. Default false. */
+  readonly extendedHeaders?: boolean;
   /** Default 128. */
   readonly maxInFlightRequests?: number;
   /** Default 32 MiB; a single larger request is sent alone. */
@@ -57,7 +60,7 @@ const FIRST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 1_000;
 /** A server that breaks the protocol, or is silent, so often without answering anything in between will not get better. */
 const PROTOCOL_FAILURES_LIMIT = 5;
-/** Range of one request that moves no data: 1 GiB. */
+/** Range of one request that moves no data, without extended headers: 1 GiB. */
 const RANGE_LIMIT = 1 << 30;
 const CLOSE_LIMIT_MS = 2_000;
 
@@ -76,6 +79,8 @@ export class NbdClient implements Device {
   #state: NbdClientState = 'connected';
   #failure: DeviceError | undefined;
   readonly #queue: ClientQueue;
+  /** The most one request that moves no data is about, bytes. */
+  readonly #rangeLimit: number;
   #reconnects = 0;
   #protocolFailures = 0;
   #pause: { timer: NodeJS.Timeout; wake: () => void } | undefined;
@@ -90,6 +95,7 @@ export class NbdClient implements Device {
       reconnectTimeoutMs: options.reconnectTimeoutMs ?? 60_000,
       requestTimeoutMs: options.requestTimeoutMs ?? 0,
       connections: options.connections ?? 1,
+      extendedHeaders: options.extendedHeaders ?? false,
       maxInFlightRequests: options.maxInFlightRequests ?? 128,
       maxInFlightBytes: options.maxInFlightBytes ?? 32 * 1024 * 1024,
     };
@@ -99,6 +105,7 @@ export class NbdClient implements Device {
     this.#info = info;
     this.size = info.size;
     this.capabilities = capabilitiesOf(info);
+    this.#rangeLimit = info.extendedHeaders ? Number.MAX_SAFE_INTEGER : RANGE_LIMIT;
     const written = this.#contextId(nbd.WRITTEN_SINCE);
     if (written !== undefined) {
       this.writtenSince = async (offset, length) =>
@@ -123,6 +130,7 @@ export class NbdClient implements Device {
         socketPath,
         exportName,
         contexts: [nbd.BASE_ALLOCATION, nbd.WRITTEN_SINCE],
+        extendedHeaders: options.extendedHeaders ?? false,
         timeoutMs: options.connectTimeoutMs ?? 10_000,
       },
       options.connections ?? 1,
@@ -136,7 +144,11 @@ export class NbdClient implements Device {
         },
       },
     );
-    checkInfo(link.info);
+    const refusal = refusalOf(link.info);
+    if (refusal !== undefined) {
+      await link.disconnect(CLOSE_LIMIT_MS);
+      throw refusal;
+    }
     client = new NbdClient(socketPath, exportName, options, link.info);
     client.#link = link;
     if (lost !== undefined) client.#lost(lost);
@@ -201,7 +213,7 @@ export class NbdClient implements Device {
         if (!this.#can(nbd.NBD_FLAG_SEND_FAST_ZERO)) throw this.#slowZeroes();
         flags |= nbd.NBD_CMD_FLAG_FAST_ZERO;
       }
-      await this.#pieces(offset, length, RANGE_LIMIT, (at, piece) =>
+      await this.#pieces(offset, length, this.#rangeLimit, (at, piece) =>
         this.#submit(nbd.NBD_CMD_WRITE_ZEROES, flags, at, piece),
       );
     } else {
@@ -222,7 +234,7 @@ export class NbdClient implements Device {
     }
     const fua = options.fua === true;
     const flags = this.#fuaFlag(fua);
-    await this.#pieces(offset, length, RANGE_LIMIT, (at, piece) =>
+    await this.#pieces(offset, length, this.#rangeLimit, (at, piece) =>
       this.#submit(nbd.NBD_CMD_TRIM, flags, at, piece),
     );
     await this.#flushInsteadOfFua(fua, flags);
@@ -338,7 +350,7 @@ export class NbdClient implements Device {
   ): Promise<{ offset: bigint; length: bigint; flags: number }[]> {
     this.#check(offset, length);
     if (length === 0n) return [];
-    const asked = length < BigInt(RANGE_LIMIT) ? Number(length) : RANGE_LIMIT;
+    const asked = length < BigInt(this.#rangeLimit) ? Number(length) : this.#rangeLimit;
     const status = new Map<number, StatusDescriptor[]>();
     await this.#submit(nbd.NBD_CMD_BLOCK_STATUS, 0, offset, asked, { status });
     const runs: { offset: bigint; length: bigint; flags: number }[] = [];
@@ -379,6 +391,7 @@ export class NbdClient implements Device {
         status: more.status,
         sentMs: 0,
         answered: 0,
+        coverage: undefined,
         error: 0,
         errorText: '',
         waitsFor: 0,
@@ -431,6 +444,8 @@ export class NbdClient implements Device {
     this.#queue.acknowledged(request);
     if (request.error === 0) request.resolve();
     else request.reject(this.#errorOf(request));
+    // "If the client receives an NBD_ESHUTDOWN error it MUST initiate a soft disconnect."
+    if (request.error === nbd.NBD_ESHUTDOWN) this.#link?.leave();
     this.#pump();
     if (this.#idle !== undefined && this.pending === 0) this.#idle();
   }
@@ -490,6 +505,7 @@ export class NbdClient implements Device {
         socketPath: this.socketPath,
         exportName: this.exportName,
         contexts: [...this.#info.contexts.values()],
+        extendedHeaders: this.#info.extendedHeaders,
         timeoutMs: this.#options.connectTimeoutMs,
       },
       this.#options.connections,
@@ -549,47 +565,4 @@ export class NbdClient implements Device {
     this.#state = state;
     this.#onStateChange(state, reason);
   }
-}
-
-function capabilitiesOf(info: ExportInfo): DeviceCapabilities {
-  const can = (flag: number) => (info.transmissionFlags & flag) !== 0;
-  const { minimum, preferred, maximum } = info.blockSizes;
-  const most = Math.min(maximum, nbd.NBD_MAX_PAYLOAD);
-  return {
-    readOnly: can(nbd.NBD_FLAG_READ_ONLY),
-    trim: can(nbd.NBD_FLAG_SEND_TRIM),
-    writeZeroes: can(nbd.NBD_FLAG_SEND_WRITE_ZEROES),
-    fastZero: can(nbd.NBD_FLAG_SEND_FAST_ZERO),
-    multiConn: can(nbd.NBD_FLAG_CAN_MULTI_CONN),
-    preferredBlock: Math.max(preferred, minimum),
-    maxTransfer: most - (most % minimum),
-  };
-}
-
-function checkInfo(info: ExportInfo): void {
-  if (info.size <= BigInt(Number.MAX_SAFE_INTEGER)) return;
-  throw new NbdClientError('EINVAL', `an export of ${info.size} bytes is larger than 2^53 - 1`);
-}
-
-/** Why the export of a new connection cannot stand for that of the old one. */
-function differenceOf(before: ExportInfo, now: ExportInfo): string | undefined {
-  if (now.size !== before.size) return `${now.size} bytes instead of ${before.size}`;
-  if (now.blockSizes.minimum > before.blockSizes.minimum) return 'larger smallest block';
-  if (
-    Math.min(now.blockSizes.maximum, nbd.NBD_MAX_PAYLOAD) <
-    Math.min(before.blockSizes.maximum, nbd.NBD_MAX_PAYLOAD)
-  ) {
-    return 'smaller largest block';
-  }
-  // An export that was fenced meanwhile is read-only now: it refuses modifications itself. Otherwise it must offer as much.
-  const relied = before.transmissionFlags & ~nbd.NBD_FLAG_READ_ONLY & ~nbd.NBD_FLAG_ROTATIONAL;
-  const fenced = (now.transmissionFlags & nbd.NBD_FLAG_READ_ONLY) !== 0;
-  if (!fenced && (now.transmissionFlags & relied) !== relied) return 'it can do less';
-  return undefined;
-}
-
-/** A context that was agreed on before and is not now. */
-function absentContext(before: ExportInfo, now: ExportInfo): string | undefined {
-  for (const [id, name] of before.contexts) if (now.contexts.get(id) !== name) return name;
-  return undefined;
 }

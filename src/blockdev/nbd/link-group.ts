@@ -13,6 +13,9 @@ import { ClientLink } from './client-link.ts';
 import type { ClientRequest } from './client-request.ts';
 import { NBD_FLAG_CAN_MULTI_CONN } from './protocol.ts';
 
+/** How long a server may take to close what was left. */
+const LEAVE_LIMIT_MS = 2_000;
+
 export class LinkGroup {
   readonly #links: ClientLink[] = [];
   readonly #events: LinkEvents;
@@ -46,7 +49,8 @@ export class LinkGroup {
     }
     group.#opened = true;
     if (failure === undefined) return group;
-    group.#destroy();
+    // Those that stand are left by a soft disconnect.
+    void group.disconnect(LEAVE_LIMIT_MS);
     throw failure;
   }
 
@@ -69,6 +73,11 @@ export class LinkGroup {
   /** Gives the connections up: `lost` is called with `reason`. */
   giveUp(reason: CodedError): void {
     this.#lost(reason);
+  }
+
+  /** The server shuts down: says goodbye on each; what is outstanding may still be answered, then `lost` is called. */
+  leave(): void {
+    for (const link of this.#links) link.leave(LEAVE_LIMIT_MS);
   }
 
   /** Says goodbye on each and closes; `lost` is not called. Within `limitMs`. */

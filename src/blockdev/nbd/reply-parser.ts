@@ -1,21 +1,30 @@
 /**
- * Replies out of a byte stream, incrementally (specification: "Simple reply message", "Structured reply chunk message").
+ * Replies out of a byte stream, incrementally (specification: "Simple reply message", "Structured reply chunk message", and
+ * the extension's "Extended reply chunk message").
  *
  * Data of a read is copied from the socket's buffer straight into the reader's target; only headers and the small payloads
  * of other chunks are gathered first. Anything a correct server would not send throws NbdClientError EPROTO: a cookie that
- * is not outstanding, a chunk outside its request, a reply that does not cover its request.
+ * is not outstanding, a chunk outside its request or over another one, a reply that does not cover its request.
  */
 import { NbdClientError } from './client-handshake.ts';
 import type { ClientRequest } from './client-request.ts';
 import * as nbd from './protocol.ts';
+import { ReadCoverage } from './read-coverage.ts';
 
-/** Largest payload of a chunk that is not read data: descriptors of a block status, or an error. */
-const CHUNK_LIMIT = 1024 * 1024;
+/** Largest payload of a chunk that is not read data: 2^20 descriptors of a block status, the most a server should send. */
+const STATUS_LIMIT = 8 + 16 * 2 ** 20;
+/** Of an error: number, text of at most 2^16 bytes, offset. */
+const CHUNK_LIMIT = 128 * 1024;
 
 export interface ReplySink {
   find(cookie: bigint): ClientRequest | undefined;
   /** The reply is complete; `request.error` tells how it ended. */
   answered(cookie: bigint, request: ClientRequest): void;
+}
+
+export interface ReplyFormat {
+  readonly structuredReplies: boolean;
+  readonly extendedHeaders: boolean;
 }
 
 type State = 'header' | 'payload' | 'offset' | 'data';
@@ -25,12 +34,14 @@ const broken = (what: string) => new NbdClientError('EPROTO', `the NBD server br
 export class ReplyParser {
   readonly #sink: ReplySink;
   readonly #structured: boolean;
+  readonly #extended: boolean;
+  readonly #headerSize: number;
   #state: State = 'header';
   /** Header, offset or payload being gathered. */
-  #gather: Buffer = Buffer.alloc(nbd.CHUNK_HEADER_SIZE);
+  #gather: Buffer = Buffer.alloc(nbd.EXTENDED_CHUNK_HEADER_SIZE);
   readonly #small = this.#gather;
   #have = 0;
-  #want = nbd.SIMPLE_REPLY_SIZE;
+  #want: number;
   #cookie = 0n;
   #request: ClientRequest | undefined;
   #type = 0;
@@ -39,9 +50,12 @@ export class ReplyParser {
   #dataAt = 0;
   #dataMissing = 0;
 
-  constructor(sink: ReplySink, structuredReplies: boolean) {
+  constructor(sink: ReplySink, format: ReplyFormat) {
     this.#sink = sink;
-    this.#structured = structuredReplies;
+    this.#structured = format.structuredReplies;
+    this.#extended = format.extendedHeaders;
+    this.#headerSize = this.#extended ? nbd.EXTENDED_CHUNK_HEADER_SIZE : nbd.SIMPLE_REPLY_SIZE;
+    this.#want = this.#headerSize;
   }
 
   /** Parses `chunk[0, length)`; nothing of it is kept. Throws NbdClientError. */
@@ -78,6 +92,13 @@ export class ReplyParser {
   #header(): void {
     const header = this.#gather;
     const magic = header.readUInt32BE(0);
+    if (this.#extended) {
+      if (magic !== nbd.NBD_EXTENDED_REPLY_MAGIC) throw broken('reply without its magic');
+      this.#find(header.readBigUInt64BE(8));
+      if (header.readBigUInt64BE(16) !== this.#request!.offset) throw broken('reply with another offset');
+      this.#chunk(header, header.readUInt32BE(24) * 2 ** 32 + header.readUInt32BE(28));
+      return;
+    }
     if (magic === nbd.NBD_SIMPLE_REPLY_MAGIC) {
       this.#find(header.readBigUInt64BE(8));
       this.#simple(header.readUInt32BE(4));
@@ -90,8 +111,7 @@ export class ReplyParser {
       return;
     }
     this.#find(header.readBigUInt64BE(8));
-    this.#done = (header.readUInt16BE(4) & nbd.NBD_REPLY_FLAG_DONE) !== 0;
-    this.#chunk(header.readUInt16BE(6), header.readUInt32BE(16));
+    this.#chunk(header, header.readUInt32BE(16));
   }
 
   #find(cookie: bigint): void {
@@ -118,7 +138,10 @@ export class ReplyParser {
     this.#state = 'data';
   }
 
-  #chunk(type: number, length: number): void {
+  /** Flags and type lie at the same place in both headers. */
+  #chunk(header: Buffer, length: number): void {
+    this.#done = (header.readUInt16BE(4) & nbd.NBD_REPLY_FLAG_DONE) !== 0;
+    const type = header.readUInt16BE(6);
     this.#type = type;
     switch (type) {
       case nbd.NBD_REPLY_TYPE_NONE:
@@ -134,21 +157,34 @@ export class ReplyParser {
         if (this.#request!.target === undefined || length !== 12) throw broken('malformed hole');
         this.#expect('payload', 12);
         return;
+      case this.#statusType():
+        if (this.#request!.status === undefined || length > STATUS_LIMIT) throw broken('block status');
+        break;
       default:
-        if (length > CHUNK_LIMIT) throw broken(`chunk of ${length} bytes`);
-        if (length > 0) this.#expect('payload', length);
-        else this.#payload();
+        if ((type & nbd.NBD_REPLY_TYPE_ERROR_BIT) === 0) throw broken(`chunk of unknown type ${type}`);
+        if (length > CHUNK_LIMIT) throw broken(`error of ${length} bytes`);
     }
+    if (length > 0) this.#expect('payload', length);
+    else throw broken('chunk without its payload');
+  }
+
+  #statusType(): number {
+    return this.#extended ? nbd.NBD_REPLY_TYPE_BLOCK_STATUS_EXT : nbd.NBD_REPLY_TYPE_BLOCK_STATUS;
   }
 
   /** Position of [offset, offset + length) in the target, and counts it as answered. */
   #place(offset: bigint, length: number): number {
     const request = this.#request!;
-    const at = offset - request.offset;
-    if (at < 0n || at + BigInt(length) > BigInt(request.length)) throw broken('chunk outside its request');
+    const from = offset - request.offset;
+    if (from < 0n || from + BigInt(length) > BigInt(request.length))
+      throw broken('chunk outside its request');
+    const at = Number(from);
+    if (at !== request.answered || request.coverage !== undefined) {
+      request.coverage ??= new ReadCoverage(request.answered);
+      if (!request.coverage.add(at, at + length)) throw broken('chunks that overlap');
+    }
     request.answered += length;
-    if (request.answered > request.length) throw broken('chunks that overlap');
-    return Number(at);
+    return at;
   }
 
   #offset(): void {
@@ -158,37 +194,56 @@ export class ReplyParser {
 
   #payload(): void {
     const payload = this.#gather;
-    const length = this.#state === 'payload' ? this.#want : 0;
     const request = this.#request!;
     if (this.#type === nbd.NBD_REPLY_TYPE_OFFSET_HOLE) {
       const hole = payload.readUInt32BE(8);
+      if (hole === 0) throw broken('hole of no bytes');
       const at = this.#place(payload.readBigUInt64BE(0), hole);
       request.target!.fill(0, at, at + hole);
-    } else if (this.#type === nbd.NBD_REPLY_TYPE_BLOCK_STATUS) {
-      if (request.status === undefined || length < 12 || (length - 4) % 8 !== 0) {
-        throw broken('malformed block status');
-      }
-      const descriptors = Array.from({ length: (length - 4) / 8 }, (_, i) => ({
-        length: payload.readUInt32BE(4 + 8 * i),
-        flags: payload.readUInt32BE(8 + 8 * i),
-      }));
-      request.status.set(payload.readUInt32BE(0), descriptors);
-    } else if ((this.#type & nbd.NBD_REPLY_TYPE_ERROR_BIT) !== 0) {
-      if (length < 6) throw broken('malformed error');
-      const error = payload.readUInt32BE(0);
-      const text = payload.readUInt16BE(4);
-      if (error === 0 || text > length - 6) throw broken('malformed error');
-      request.error ||= error;
-      request.errorText ||= payload.toString('utf8', 6, 6 + text);
-    } else {
-      throw broken(`chunk of unknown type ${this.#type}`);
-    }
+    } else if (this.#type === this.#statusType()) this.#status(payload, this.#want);
+    else this.#error(payload, this.#want);
     this.#chunkDone();
+  }
+
+  #status(payload: Buffer, length: number): void {
+    const { status, length: asked } = this.#request!;
+    const head = this.#extended ? 8 : 4;
+    const each = this.#extended ? 16 : 8;
+    const count = (length - head) / each;
+    if (count < 1 || !Number.isInteger(count)) throw broken('malformed block status');
+    if (this.#extended && payload.readUInt32BE(4) !== count) throw broken('wrong count of descriptors');
+    const id = payload.readUInt32BE(0);
+    if (status!.has(id)) throw broken('two chunks of one metadata context');
+    let before = 0;
+    const descriptors = Array.from({ length: count }, (_, i) => {
+      const at = head + each * i;
+      const run = this.#extended ? Number(payload.readBigUInt64BE(at)) : payload.readUInt32BE(at);
+      // "the sum of the length fields of the first N-1 extents MUST be less than the requested length".
+      if (run === 0 || before >= asked) throw broken('descriptor of no bytes, or beyond what was asked');
+      before += run;
+      return { length: run, flags: payload.readUInt32BE(at + each - 4) };
+    });
+    status!.set(id, descriptors);
+  }
+
+  #error(payload: Buffer, length: number): void {
+    const request = this.#request!;
+    const tail = this.#type === nbd.NBD_REPLY_TYPE_ERROR_OFFSET ? 8 : 0;
+    if (length < 6 + tail) throw broken('malformed error');
+    const error = payload.readUInt32BE(0);
+    const text = payload.readUInt16BE(4);
+    if (error === 0 || text > length - 6 - tail) throw broken('malformed error');
+    if (tail > 0) {
+      const at = payload.readBigUInt64BE(6 + text) - request.offset;
+      if (at < 0n || at >= BigInt(request.length)) throw broken('error outside its request');
+    }
+    request.error ||= error;
+    request.errorText ||= textOf(payload.subarray(6, 6 + Math.min(text, nbd.NBD_MAX_STRING)));
   }
 
   #chunkDone(): void {
     const request = this.#request!;
-    this.#expect('header', nbd.SIMPLE_REPLY_SIZE);
+    this.#expect('header', this.#headerSize);
     if (!this.#done) return;
     this.#done = false;
     if (this.#structured && request.error === 0) {
@@ -199,4 +254,9 @@ export class ReplyParser {
     }
     this.#sink.answered(this.#cookie, request);
   }
+}
+
+/** What a server says about an error, fit for a terminal or a log: nothing in it controls either. */
+function textOf(bytes: Buffer): string {
+  return bytes.toString('utf8').replace(/\p{Cc}/gu, ' ');
 }

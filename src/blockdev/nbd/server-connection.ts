@@ -54,6 +54,8 @@ export interface ConnectionContext {
   ended(connection: ServerConnection, reason: ConnectionEnd): void;
 }
 
+/** How long a client that negotiates is told that the server shuts down, before its connection is cut. */
+const SHUT_DOWN_MS = 200;
 const HANDSHAKE_BACKLOG = 1024 * 1024;
 /** What is read at once where no payload is awaited. */
 const RECEIVE_BYTES = 256 * 1024;
@@ -176,6 +178,12 @@ export class ServerConnection implements Receiver {
     if (this.#gone || this.#draining !== undefined) return;
     this.#draining = reason;
     this.#early = [];
+    if (this.#handshake !== undefined) {
+      this.#handshake.shutDown();
+      this.#linger = this.#context.clock.after(SHUT_DOWN_MS, () => this.#end(reason));
+      this.#tellIdle();
+      return;
+    }
     if (this.#transmission === undefined) {
       this.#end(reason);
       return;
@@ -187,7 +195,8 @@ export class ServerConnection implements Receiver {
   }
 
   #data(chunk: Buffer): void {
-    if (this.#gone || this.#draining !== undefined) return;
+    if (this.#gone || this.#ending) return;
+    if (this.#draining !== undefined && this.#handshake === undefined) return;
     if (this.#parser !== undefined) {
       this.#parse(this.#parser, (parser) => parser.push(chunk));
       return;

@@ -46,7 +46,8 @@ export type HandshakeEnd =
   | 'option-too-long'
   | 'too-many-options'
   | 'unknown-export'
-  | 'export-name-refused';
+  | 'export-name-refused'
+  | 'shut-down';
 
 const MORE = { state: 'more' } as const;
 const KNOWN_CLIENT_FLAGS = nbd.NBD_FLAG_C_FIXED_NEWSTYLE | nbd.NBD_FLAG_C_NO_ZEROES;
@@ -61,6 +62,7 @@ export class ServerHandshake {
   #options = 0;
   #structuredReplies = false;
   #extendedHeaders = false;
+  #shuttingDown = false;
   /** Contexts set for `exportName`; they hold for that export only. */
   #selected: { exportName: string; contexts: readonly MetaContext[] } | undefined;
 
@@ -71,6 +73,11 @@ export class ServerHandshake {
 
   greet(): void {
     this.#write(o.emitGreeting(nbd.NBD_FLAG_FIXED_NEWSTYLE | nbd.NBD_FLAG_NO_ZEROES));
+  }
+
+  /** From now on every option but NBD_OPT_ABORT is answered with NBD_REP_ERR_SHUTDOWN. */
+  shutDown(): void {
+    this.#shuttingDown = true;
   }
 
   push(chunk: Buffer): HandshakeOutcome {
@@ -125,6 +132,10 @@ export class ServerHandshake {
   }
 
   #option(option: number, data: Buffer): HandshakeOutcome {
+    if (this.#shuttingDown && option !== nbd.NBD_OPT_ABORT) {
+      if (option === nbd.NBD_OPT_EXPORT_NAME) return { state: 'closed', reason: 'shut-down' };
+      return this.#refuse(option, nbd.NBD_REP_ERR_SHUTDOWN, 'the server is shutting down');
+    }
     switch (option) {
       case nbd.NBD_OPT_EXPORT_NAME:
         return this.#exportName(data);

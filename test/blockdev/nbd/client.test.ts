@@ -1,9 +1,17 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Device, DeviceError, NbdClientOptions } from '../../../src/blockdev/index.ts';
-import { FilterDevice, MemoryStore, NbdClient, NbdClientError } from '../../../src/blockdev/index.ts';
+import {
+  FilterDevice,
+  listNbdExports,
+  MemoryStore,
+  NbdClient,
+  NbdClientError,
+  ReadOnlyFilter,
+} from '../../../src/blockdev/index.ts';
 import { eventually, seeded, within } from '../../support/index.ts';
 import { withServer } from './peer.ts';
+import { scripted } from './script.ts';
 import { failure, SlowDevice } from './slow-device.ts';
 
 const test = suite('blockdev/nbd/client');
@@ -35,69 +43,70 @@ async function withClient(
   });
 }
 
-test(
-  'a device over NBD holds what the device holds: random operations against a model',
-  within(
-    () =>
-      seeded(async (random) => {
-        const store = new MemoryStore(2 * MIB);
-        await withClient(store, async (client) => {
-          assert.is(client.size, 2n * BigInt(MIB));
-          const model = Buffer.alloc(2 * MIB);
-          for (let round = 0; round < 400; round++) {
-            const length = 1 + random.below(random.below(4) === 0 ? 300_000 : 5_000);
-            const at = random.below(2 * MIB - length);
-            const range = model.subarray(at, at + length);
-            switch (random.below(6)) {
-              case 0:
-              case 1: {
-                const bytes = random.fill(Buffer.alloc(length));
-                await client.writeAt(bytes, BigInt(at), { fua: random.below(2) === 0 });
-                range.set(bytes);
-                break;
-              }
-              case 2:
-                await client.writeZeroes(BigInt(at), BigInt(length), { noHole: random.below(2) === 0 });
-                range.fill(0);
-                break;
-              case 3: {
-                const from = BigInt(at) & ~0xffffn;
-                await client.trim(from, 65536n);
-                model.fill(0, Number(from), Number(from) + 65536);
-                break;
-              }
-              case 4: {
-                const extents = await client.extents(BigInt(at), BigInt(length));
-                let next = BigInt(at);
-                for (const extent of extents) {
-                  assert.is(extent.offset, next);
-                  next += extent.length;
-                  const bytes = model.subarray(Number(extent.offset), Number(next));
-                  if (extent.zero)
-                    assert.ok(
-                      bytes.every((byte) => byte === 0),
-                      'zero extents are zero',
-                    );
+for (const extendedHeaders of [false, true])
+  test(
+    `a device over NBD holds what the device holds: random operations against a model, ${extendedHeaders ? 'extended' : 'compact'} headers`,
+    within(
+      () =>
+        seeded(async (random) => {
+          const store = new MemoryStore(2 * MIB);
+          await withClient(store, async (client) => {
+            assert.is(client.size, 2n * BigInt(MIB));
+            const model = Buffer.alloc(2 * MIB);
+            for (let round = 0; round < 400; round++) {
+              const length = 1 + random.below(random.below(4) === 0 ? 300_000 : 5_000);
+              const at = random.below(2 * MIB - length);
+              const range = model.subarray(at, at + length);
+              switch (random.below(6)) {
+                case 0:
+                case 1: {
+                  const bytes = random.fill(Buffer.alloc(length));
+                  await client.writeAt(bytes, BigInt(at), { fua: random.below(2) === 0 });
+                  range.set(bytes);
+                  break;
                 }
-                assert.ok(next > BigInt(at) && next <= BigInt(at + length));
-                break;
-              }
-              default: {
-                const target = Buffer.alloc(length, 0xee);
-                await client.readAt(target, BigInt(at));
-                assert.ok(target.equals(range), `read of ${length} bytes at ${at} in round ${round}`);
+                case 2:
+                  await client.writeZeroes(BigInt(at), BigInt(length), { noHole: random.below(2) === 0 });
+                  range.fill(0);
+                  break;
+                case 3: {
+                  const from = BigInt(at) & ~0xffffn;
+                  await client.trim(from, 65536n);
+                  model.fill(0, Number(from), Number(from) + 65536);
+                  break;
+                }
+                case 4: {
+                  const extents = await client.extents(BigInt(at), BigInt(length));
+                  let next = BigInt(at);
+                  for (const extent of extents) {
+                    assert.is(extent.offset, next);
+                    next += extent.length;
+                    const bytes = model.subarray(Number(extent.offset), Number(next));
+                    if (extent.zero)
+                      assert.ok(
+                        bytes.every((byte) => byte === 0),
+                        'zero extents are zero',
+                      );
+                  }
+                  assert.ok(next > BigInt(at) && next <= BigInt(at + length));
+                  break;
+                }
+                default: {
+                  const target = Buffer.alloc(length, 0xee);
+                  await client.readAt(target, BigInt(at));
+                  assert.ok(target.equals(range), `read of ${length} bytes at ${at} in round ${round}`);
+                }
               }
             }
-          }
-          await client.flush();
-          const whole = Buffer.alloc(2 * MIB);
-          await store.readAt(whole, 0n);
-          assert.ok(whole.equals(model));
-        });
-      }),
-    20_000,
-  ),
-);
+            await client.flush();
+            const whole = Buffer.alloc(2 * MIB);
+            await store.readAt(whole, 0n);
+            assert.ok(whole.equals(model));
+          });
+        }),
+      20_000,
+    ),
+  );
 
 test(
   'transfers larger than a request may be are cut and joined',
@@ -135,6 +144,17 @@ test(
       const [extent] = await client.extents(1n << 39n, 1n << 39n);
       assert.equal([extent!.offset, extent!.zero], [1n << 39n, true]);
     });
+    calls.length = 0;
+    await withClient(
+      new Huge(new MemoryStore(512)),
+      async (client) => {
+        await client.writeZeroes(7n, 5n << 30n);
+        assert.equal(calls, [[7n, 5n << 30n]], 'one request, with extended headers');
+        const extents = await client.extents(1n << 39n, 1n << 39n);
+        assert.equal(extents, [{ offset: 1n << 39n, length: 1n << 39n, zero: true, hole: true }]);
+      },
+      { extendedHeaders: true },
+    );
   }),
 );
 
@@ -265,6 +285,30 @@ test(
       await write;
       await closed;
       assert.is(client.state, 'closed');
+    });
+  }),
+);
+
+test(
+  'listNbdExports: names, sizes and read-only by NBD_OPT_LIST and NBD_OPT_INFO, then NBD_OPT_ABORT; typed errors',
+  within(async () => {
+    const exports = { disk: new MemoryStore(MIB), fixed: new ReadOnlyFilter(new MemoryStore(512)) };
+    await withServer(exports, async ({ path, server }) => {
+      assert.equal(await listNbdExports(path), [
+        { name: 'disk', description: '', size: BigInt(MIB), readOnly: false },
+        { name: 'fixed', description: '', size: 512n, readOnly: true },
+      ]);
+      await eventually('the end', () => server.counters()['ended-aborted'] === 1);
+      assert.is(await codeOf(listNbdExports(`${path}-not`)), 'ECONNREFUSED');
+    });
+    await scripted({ option: () => true }, async (path) => {
+      assert.is(await codeOf(listNbdExports(path, 50)), 'ETIMEDOUT');
+    });
+    await scripted({ option: (socket) => socket.write('no option reply of any kind') }, async (path) => {
+      assert.is(await codeOf(listNbdExports(path)), 'EPROTO');
+    });
+    await scripted({ option: (socket) => socket.destroy() !== undefined }, async (path) => {
+      assert.is(await codeOf(listNbdExports(path)), 'ECONNREFUSED');
     });
   }),
 );

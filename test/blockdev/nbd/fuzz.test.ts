@@ -133,21 +133,23 @@ test(
 
 const FLAGS = [0, 0, 0, 1, 2, 4, 8, 16, 0x1f, 0xffff];
 
-function randomRequest(random: SeededRandom): Buffer {
+function randomRequest(random: SeededRandom, extended: boolean): Buffer {
   const type = random.below(10) === 0 ? random.below(0x1_0000) : random.below(9);
   const length = pick(random, [...EDGES, 512, 4096, 65_536, 300_000]);
   const offset =
     random.below(4) === 0
       ? (BigInt(random.u32()) << 32n) | BigInt(random.u32())
       : BigInt(random.below(2 * MIB));
-  const out = Buffer.alloc(nbd.REQUEST_SIZE);
-  out.writeUInt32BE(nbd.NBD_REQUEST_MAGIC, 0);
-  out.writeUInt16BE(pick(random, FLAGS), 4);
+  const out = Buffer.alloc(extended ? nbd.EXTENDED_REQUEST_SIZE : nbd.REQUEST_SIZE);
+  out.writeUInt32BE(extended ? nbd.NBD_EXTENDED_REQUEST_MAGIC : nbd.NBD_REQUEST_MAGIC, 0);
+  const carries = extended ? random.below(3) > 0 : type === nbd.NBD_CMD_WRITE;
+  out.writeUInt16BE(pick(random, FLAGS) | (extended && carries ? nbd.NBD_CMD_FLAG_PAYLOAD_LEN : 0), 4);
   out.writeUInt16BE(type, 6);
   out.writeBigUInt64BE(BigInt(random.u32()), 8);
   out.writeBigUInt64BE(offset, 16);
-  out.writeUInt32BE(length, 24);
-  if (type !== nbd.NBD_CMD_WRITE || length > 400_000) return out;
+  out.writeUInt32BE(length, extended ? 28 : 24);
+  if (extended && random.below(30) === 0) out.writeUInt32BE(random.u32(), 24);
+  if (!carries || length > 400_000) return out;
   return Buffer.concat([out, Buffer.alloc(length, random.below(256))]);
 }
 
@@ -184,13 +186,13 @@ test(
             let round = 0;
             for (; requests.more; requests.count += 4 * perConnection) {
               const lanes = Array.from({ length: 4 }, () => {
+                const structured = pick(random, [false, true, 'extended'] as const);
                 const series = Array.from({ length: perConnection }, () => {
-                  const request = randomRequest(random);
+                  const request = randomRequest(random, structured === 'extended');
                   return random.below(60) === 0 ? mutate(random, request) : request;
                 });
-                const structured = random.below(2) === 0;
                 return wild(Buffer.concat(series), (client) =>
-                  client.go('disk', structured, structured ? [nbd.BASE_ALLOCATION] : []),
+                  client.go('disk', structured, structured === false ? [] : [nbd.BASE_ALLOCATION]),
                 );
               });
               await Promise.all([...lanes, served(round++)]);
@@ -234,6 +236,7 @@ test(
         const trials = cases('replies at the client', 0.15);
         for (; trials.more; trials.count++) {
           const structured = random.below(4) > 0;
+          const extended = structured && random.below(2) === 0;
           const request = {
             type: nbd.NBD_CMD_READ,
             flags: 0,
@@ -251,14 +254,15 @@ test(
               find: (cookie) => (cookie < 3n ? request : undefined),
               answered: () => {
                 answered++;
-                Object.assign(request, { answered: 0, error: 0 });
+                Object.assign(request, { answered: 0, coverage: undefined, error: 0 });
+                request.status?.clear();
               },
             },
-            structured,
+            { structuredReplies: structured, extendedHeaders: extended },
           );
           const bytes = mutate(
             random,
-            Buffer.concat(Array.from({ length: 3 }, () => randomReply(random, structured))),
+            Buffer.concat(Array.from({ length: 3 }, () => randomReply(random, structured, extended))),
           );
           try {
             inPieces(random, bytes, (piece) => {
@@ -277,7 +281,7 @@ test(
   ),
 );
 
-function randomReply(random: SeededRandom, structured: boolean): Buffer {
+function randomReply(random: SeededRandom, structured: boolean, extended: boolean): Buffer {
   const cookie = Buffer.alloc(8);
   cookie[7] = random.below(4);
   if (!structured || random.below(8) === 0) {
@@ -300,17 +304,23 @@ function randomReply(random: SeededRandom, structured: boolean): Buffer {
     [nbd.NBD_REPLY_TYPE_OFFSET_DATA, Buffer.concat([offset, Buffer.alloc(512, 1)])],
     [nbd.NBD_REPLY_TYPE_OFFSET_HOLE, Buffer.concat([offset, number(1024)])],
     [nbd.NBD_REPLY_TYPE_BLOCK_STATUS, Buffer.concat([number(1), number(1024), number(3)])],
+    [
+      nbd.NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
+      Buffer.concat([number(1), number(1), number(0), number(1024), number(0), number(3)]),
+    ],
+    [nbd.NBD_REPLY_TYPE_ERROR_OFFSET, Buffer.concat([number(5), Buffer.alloc(2), offset])],
     [nbd.NBD_REPLY_TYPE_ERROR, Buffer.concat([number(5), Buffer.from([0, 2, 0x6e, 0x6f])])],
   ] as const);
   const head = Buffer.alloc(8);
-  head.writeUInt32BE(nbd.NBD_STRUCTURED_REPLY_MAGIC, 0);
+  head.writeUInt32BE(extended ? nbd.NBD_EXTENDED_REPLY_MAGIC : nbd.NBD_STRUCTURED_REPLY_MAGIC, 0);
   head.writeUInt16BE(random.below(4) > 0 ? nbd.NBD_REPLY_FLAG_DONE : 0, 4);
   head.writeUInt16BE(type, 6);
-  return Buffer.concat([head, cookie, number(payload.length), payload]);
+  const wide = extended ? [number(0), number(4096), number(0)] : [];
+  return Buffer.concat([head, cookie, ...wide, number(payload.length), payload]);
 }
 
 test(
-  'client handshake: a server that says anything ends it or waits, with EPROTO, EACCES or ENOENT at worst',
+  'client handshake: a server that says anything ends it or waits, with a typed error at worst',
   within(
     () =>
       seeded((random, seed) => {
@@ -344,7 +354,7 @@ test(
           ends.set(end, (ends.get(end) ?? 0) + 1);
         }
         for (const end of ends.keys())
-          assert.ok(['waiting', 'done', 'EPROTO', 'EACCES', 'ENOENT'].includes(end), end);
+          assert.ok(['waiting', 'done', 'EPROTO', 'EACCES', 'ENOENT', 'ECONNREFUSED'].includes(end), end);
         assert.ok(ends.has('done') && ends.has('EPROTO'));
         trials.report(seed);
       }),
