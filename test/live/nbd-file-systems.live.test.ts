@@ -4,13 +4,14 @@
  * Taken down strictly from the top, each step awaited: umount, losetup -d, nbdfuse, server. Loop and FUSE devices belong to the
  * host; whatever happens, none is left.
  */
-import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { SeededRandom } from '../../src/common/index.ts';
 import { eventually, within } from '../support/index.ts';
 import { inFolder, ok, programSuite, run } from './nbd-programs.ts';
+import type { Child } from './support/tower.ts';
+import { mount, raiseLoop, start, Tower } from './support/tower.ts';
 
 const PROGRAMS = ['nbdfuse', 'losetup', 'fio', 'mkfs.ext4', 'e2fsck', 'mkfs.xfs', 'xfs_repair'];
 const test = programSuite('live/nbd-file-systems', PROGRAMS);
@@ -18,43 +19,6 @@ const test = programSuite('live/nbd-file-systems', PROGRAMS);
 const MIB = 1024 * 1024;
 const SOAK = process.env['SOAK'] === '1';
 const SERVE = new URL('../blockdev/nbd/serve-file.ts', import.meta.url).pathname;
-
-interface Child {
-  /** Ends it and waits for its end. */
-  stop(signal?: NodeJS.Signals): Promise<void>;
-}
-
-function start(program: string, args: readonly string[]): Child {
-  const child = spawn(program, args, { stdio: ['pipe', 'ignore', 'inherit'] });
-  const gone = new Promise<void>((resolve) => child.once('close', () => resolve()));
-  return {
-    stop: (signal = 'SIGTERM') => {
-      child.kill(signal);
-      return gone;
-    },
-  };
-}
-
-/** Steps of taking down, the last one built first; goes on after one that fails, and tells the first failure. */
-class Tower {
-  readonly #steps: (() => Promise<unknown>)[] = [];
-
-  add(takeDown: () => Promise<unknown>): void {
-    this.#steps.push(takeDown);
-  }
-
-  async down(): Promise<void> {
-    let failure: unknown;
-    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
-      try {
-        await step();
-      } catch (error) {
-        failure ??= error;
-      }
-    }
-    if (failure !== undefined) throw failure;
-  }
-}
 
 interface Raised {
   readonly server: Child;
@@ -69,24 +33,8 @@ async function raise(tower: Tower, folder: string, image: string): Promise<Raise
   const server = start(process.execPath, ['--no-warnings', '--import', 'tsx', SERVE, image, socket]);
   tower.add(() => server.stop());
   await eventually('the server', () => existsSync(socket));
-  const fuse = join(folder, 'fuse');
-  mkdirSync(fuse, { recursive: true });
-  const nbdfuse = start('nbdfuse', [`${fuse}/disk`, `nbd+unix:///disk?socket=${socket}`]);
-  tower.add(async () => {
-    // The kernel lets go of the loop device's file a moment after losetup has returned.
-    await eventually('nbdfuse is unmounted', async () => (await run('umount', [fuse])).code === 0);
-    await nbdfuse.stop();
-  });
-  await eventually('nbdfuse', () => existsSync(`${fuse}/disk`));
-  const loop = (await ok('losetup', '--find', '--show', '--direct-io=on', `${fuse}/disk`)).trim();
-  tower.add(() => ok('losetup', '-d', loop));
+  const loop = await raiseLoop(tower, folder, `nbd+unix:///disk?socket=${socket}`);
   return { server, loop };
-}
-
-async function mount(tower: Tower, loop: string, at: string): Promise<void> {
-  mkdirSync(at, { recursive: true });
-  await ok('mount', loop, at);
-  tower.add(() => ok('umount', at));
 }
 
 const FILE_SYSTEMS = [

@@ -33,8 +33,10 @@ export async function bundleBlockProcess(directory: string): Promise<string> {
 
 export interface BlockProcessOptions {
   readonly program: string;
-  /** Where its socket, images and log are. */
+  /** Where its images and log are. */
   readonly directory: string;
+  /** Where its sockets are; default `directory`. */
+  readonly sockets?: string;
   readonly diskBytes: number;
   /** Words before the command: a tracer. */
   readonly prefix?: readonly string[];
@@ -53,13 +55,13 @@ export class BlockProcess {
   private constructor(options: BlockProcessOptions) {
     this.#options = options;
     this.directory = options.directory;
-    this.socket = join(options.directory, 'nbd.sock');
+    this.socket = join(options.sockets ?? options.directory, 'nbd.sock');
     const argv = [
       ...(options.prefix ?? []),
       process.execPath,
       options.program,
       '--socket',
-      join(options.directory, 'control.sock'),
+      join(options.sockets ?? options.directory, 'control.sock'),
       '--lifeline',
     ];
     this.#child = spawn(argv[0]!, argv.slice(1), {
@@ -79,7 +81,7 @@ export class BlockProcess {
   static async start(options: BlockProcessOptions): Promise<BlockProcess> {
     const process = new BlockProcess(options);
     process.#channel = await ChannelClient.connect<DiskCommands, DiskEvents>(
-      join(options.directory, 'control.sock'),
+      join(options.sockets ?? options.directory, 'control.sock'),
       'the block process',
       { waitMs: 30_000 },
     );
