@@ -123,7 +123,8 @@ export class Prover {
     }
     try {
       await settled();
-      const data = await this.#withData(source, busy);
+      const withData = await leavesWithData([source], from, end);
+      const data = busy.filter(({ index }) => withData.has(index));
       const tags = await tagger.tags(source, data);
       for (const [i, { index }] of data.entries()) tree.sent(index, tagAt(tags, i));
     } finally {
@@ -182,7 +183,9 @@ export class Prover {
       const bytes = leaves.reduce((sum, { length }) => sum + length, 0);
       await before?.(bytes);
       await settled();
-      const unknown = leaves.filter(({ index }) => !known.has(index));
+      const data = await leavesWithData([source, target], from, end);
+      for (const { index } of leaves) if (!data.has(index)) tree.proven(index, undefined);
+      const unknown = leaves.filter(({ index }) => data.has(index) && !known.has(index));
       const sourceTags = await tagger.tags(source, unknown);
       for (const [i, { index }] of unknown.entries()) known.set(index, tagAt(sourceTags, i));
       const still = leaves.filter(({ index }) => tree.isUndisturbed(index));
@@ -197,13 +200,6 @@ export class Prover {
       for (const { index } of leaves) tree.abandon(index);
     }
     return end;
-  }
-
-  async #withData(device: Device, leaves: readonly Leaf[]): Promise<Leaf[]> {
-    const found: Leaf[] = [];
-    for (const leaf of leaves)
-      if ((await zeroRun(device, leaf.offset, leaf.length)) < leaf.length) found.push(leaf);
-    return found;
   }
 
   /** While nothing is written to either side and everything is reflected. Compares at most `limit` bytes. */
@@ -260,9 +256,24 @@ function tagAt(tags: Uint8Array, i: number): Uint8Array {
   return tags.subarray(i * TAG_BYTES, (i + 1) * TAG_BYTES);
 }
 
+/** Numbers of leaves in [from, end) of which a device's extent map does not say that they are zero. */
+async function leavesWithData(devices: readonly Device[], from: number, end: number): Promise<Set<number>> {
+  const found = new Set<number>();
+  for (const device of devices) {
+    const start = BigInt(from * LEAF);
+    const stop = BigInt(end * LEAF) < device.size ? BigInt(end * LEAF) : device.size;
+    for await (const { offset, length, zero } of walkExtents(device, start, stop - start)) {
+      if (zero) continue;
+      for (let index = Math.floor(Number(offset) / LEAF); index * LEAF < Number(offset + length); index++)
+        found.add(index);
+    }
+  }
+  return found;
+}
+
 /** How many bytes from `start` on the extent map calls zero, at most `limit`; a long hole is found in a few questions. */
-async function zeroRun(device: Device, start: number, limit = Number.POSITIVE_INFINITY): Promise<number> {
-  const most = Math.min(limit, Number(device.size) - start);
+async function zeroRun(device: Device, start: number): Promise<number> {
+  const most = Number(device.size) - start;
   let reach = REACH;
   for (let found = 0; ; ) {
     if (found >= most) return most;

@@ -15,12 +15,16 @@ interface Waiting {
   readonly reject: (error: Error) => void;
 }
 
+/** A thread is worth its start from so many bytes on. */
+const WORTH_A_THREAD = 16 * LEAF;
+
 export class Tagger {
   readonly #key: Uint8Array;
   #worker: Worker | undefined;
   /** No thread can be had: hashed here. */
   #withoutWorker = false;
   #closed = false;
+  #asked = 0;
   #nextId = 0;
   readonly #waiting = new Map<number, Waiting>();
   /** By path: what is read is what whoever opens the image would read. */
@@ -34,7 +38,8 @@ export class Tagger {
   async tags(device: Device, leaves: readonly Leaf[]): Promise<Uint8Array> {
     if (leaves.length === 0) return new Uint8Array(0);
     if (this.#closed) throw new DeviceError('ESHUTDOWN', 'the proof was ended');
-    if (device instanceof FileStore) {
+    for (const { length } of leaves) this.#asked += length;
+    if (device instanceof FileStore && this.#asked > WORTH_A_THREAD) {
       const worker = this.#withoutWorker ? undefined : this.#started();
       if (worker !== undefined)
         try {

@@ -58,7 +58,7 @@ large(
           await service.copyStart({ copy: 'c', pairs, logDirectory: path('log') });
           await write(path('s'), 20);
           await converged(service);
-          await service.copyCut({ copy: 'c' });
+          assert.is((await service.copyCut({ copy: 'c', verify: true })).disks[0]?.proof?.unproven, '0');
           await check(path('a.img'), path('b.img'), 20);
           const { 'mirror-start': start, 'mirror-resync': resync } = service.handlers();
           await start({ mirror: 'm', pairs });
