@@ -8,6 +8,7 @@ import { basename, dirname, join } from 'node:path';
 import { sentenceOf } from '../common/index.ts';
 import { diskId } from '../hypervisor/index.ts';
 import { PatchError } from './errors.ts';
+import { EvidenceRecorder } from './evidence/index.ts';
 import type { RegisteredPatch } from './patch-table.ts';
 import { findPatch, flagPatch } from './patch-table.ts';
 import type { ServiceSpec, Strategy } from './policy.ts';
@@ -44,10 +45,12 @@ export class PatchManager {
   readonly #sources: readonly SourceSpec[];
   readonly #runs = new Map<string, Run>();
   readonly #listeners = new Set<(event: PatchEvent) => void>();
+  readonly #evidence: EvidenceRecorder;
 
   constructor(env: Omit<RunEnvironment, 'calibration'>, sources: readonly SourceSpec[]) {
     this.#env = { ...env, calibration: new PauseCalibration() };
     this.#sources = sources;
+    this.#evidence = new EvidenceRecorder(this.#env);
   }
 
   onEvent(listener: (event: PatchEvent) => void): () => void {
@@ -297,6 +300,7 @@ export class PatchManager {
   }
 
   #publish(report: RunReport, step: StepReport | undefined): void {
+    this.#evidence.follow(report);
     const event: PatchEvent =
       step === undefined
         ? { kind: 'run', report }

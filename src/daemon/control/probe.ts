@@ -31,6 +31,9 @@ export class Probe implements ServiceProbe {
   readonly #stack: Stack;
   readonly #link: LinkDevice;
   readonly #clock: Clock;
+  /** Pulses under way: how they are answered, and how they are ended without an answer. */
+  readonly #pulses = new Map<(answer: undefined) => void, () => void>();
+  #private = 0;
 
   constructor(options: ProbeOptions) {
     this.#link = options.link;
@@ -50,39 +53,70 @@ export class Probe implements ServiceProbe {
 
   /** `address` with or without prefix length. Never throws: what went wrong is in the answer. */
   check(address: string, health: HealthCheck): Promise<ProbeAnswer> {
+    return new Promise((answered) => this.#ask(address, health, answered));
+  }
+
+  pulse(address: string, health: HealthCheck): Promise<ProbeAnswer | undefined> {
+    if (this.#private > 0) return Promise.resolve(undefined);
+    return new Promise((answered) => {
+      const give = (answer: ProbeAnswer | undefined) => {
+        this.#pulses.delete(give);
+        answered(answer);
+      };
+      const abandon = this.#ask(address, health, give);
+      this.#pulses.set(give, abandon);
+    });
+  }
+
+  async privately<T>(work: () => Promise<T>): Promise<T> {
+    this.#private++;
+    for (const [give, abandon] of [...this.#pulses]) {
+      abandon();
+      give(undefined);
+    }
+    try {
+      return await work();
+    } finally {
+      this.#private--;
+    }
+  }
+
+  /** Returns the function that ends the question without an answer. */
+  #ask(address: string, health: HealthCheck, answered: (answer: ProbeAnswer) => void): () => void {
     const target = 'http' in health ? health.http : health.tcp;
     const startMs = this.#clock.nowMs();
     // Over a private path the same address may have another hardware address than a moment ago.
-    this.#stack.ip.arp.clear();
-    this.#stack.ip.neighbours.clear();
-    return new Promise((resolve) => {
-      let connection: TcpConnection | undefined;
-      let localPort = 0;
-      let settled = false;
-      const settle = (ok: boolean, detail: string) => {
-        if (settled) return;
-        settled = true;
-        limit.cancel();
-        // Not `close`: its last segments could outlive the private path and be taken for a flow of the service.
-        connection?.abort();
-        resolve({ ok, detail, durationMs: this.#clock.nowMs() - startMs, localPort });
-      };
-      const limit = this.#clock.after(target.timeoutMs, () => {
-        const what = connection?.state === 'SYN-SENT' ? 'no connection' : 'no whole answer';
-        settle(false, `${what} within ${target.timeoutMs} ms`);
-      });
-      const handler =
-        'http' in health ? httpHandler(health.http, hostOf(address), settle) : tcpHandler(settle);
-      try {
-        connection = this.#stack.tcp.connect(
-          { remoteAddress: ipAddress(bareAddress(address)), remotePort: target.port },
-          handler(() => connection),
-        );
-        localPort = connection.localPort;
-      } catch (error) {
-        settle(false, messageOf(error));
-      }
+    this.#stack.ip.arp.forgetKnown();
+    this.#stack.ip.neighbours.forgetKnown();
+    let connection: TcpConnection | undefined;
+    let localPort = 0;
+    let settled = false;
+    const end = () => {
+      settled = true;
+      limit.cancel();
+      // Not `close`: its last segments could outlive the private path and be taken for a flow of the service.
+      connection?.abort();
+    };
+    const settle = (ok: boolean, detail: string) => {
+      if (settled) return;
+      end();
+      answered({ ok, detail, durationMs: this.#clock.nowMs() - startMs, localPort });
+    };
+    const limit = this.#clock.after(target.timeoutMs, () => {
+      const what = connection?.state === 'SYN-SENT' ? 'no connection' : 'no whole answer';
+      settle(false, `${what} within ${target.timeoutMs} ms`);
     });
+    const handler = 'http' in health ? httpHandler(health.http, hostOf(address), settle) : tcpHandler(settle);
+    try {
+      connection = this.#stack.tcp.connect(
+        { remoteAddress: ipAddress(bareAddress(address)), remotePort: target.port },
+        handler(() => connection),
+      );
+      localPort = connection.localPort;
+    } catch (error) {
+      settle(false, messageOf(error));
+    }
+    return end;
   }
 
   close(): void {

@@ -140,6 +140,11 @@ export class ArpCache {
     for (const entry of [...this.#entries.values()]) this.#forget(entry);
   }
 
+  /** Forgets those whose hardware address is known; who is being asked for stays so, with the packets that wait. */
+  forgetKnown(): void {
+    for (const entry of [...this.#entries.values()]) if (entry.mac !== MAC_NONE) this.#forget(entry);
+  }
+
   #add(address: Ipv4Address): Neighbour {
     if (this.#entries.size >= this.#limits.entries) this.#evict();
     const entry = new Neighbour(address, this.#clock.nowMs());

@@ -161,6 +161,11 @@ export class NeighbourCache {
     for (const entry of [...this.#entries.values()]) this.#forget(entry);
   }
 
+  /** Forgets those whose hardware address is known; who is being asked for stays so, with the packets that wait. */
+  forgetKnown(): void {
+    for (const entry of [...this.#entries.values()]) if (entry.state !== 'INCOMPLETE') this.#forget(entry);
+  }
+
   #known(entry: Neighbour, mac: MacAddress, state: 'REACHABLE' | 'STALE'): void {
     entry.mac = mac;
     entry.solicitations = 0;

@@ -1,4 +1,4 @@
-/** The evidence folder of a run: `report.json`, `report.txt`, `timeline.txt`, `cut.pcapng`, `rollback.pcapng`. */
+/** The evidence folder of a run: `report.json`, `report.txt`, `timeline.txt`, `timeline.html`, `cut.pcapng`, `rollback.pcapng`. */
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JournalEntry } from '../journal.ts';
@@ -20,7 +20,8 @@ export function writeEvidence(report: RunReport, journal: readonly JournalEntry[
   put(report.evidence, 'timeline.txt', renderTimeline(journal));
 }
 
-function put(directory: string, name: string, text: string): void {
+/** Replaces a file of the folder as a whole. */
+export function put(directory: string, name: string, text: string): void {
   const path = join(directory, name);
   writeFileSync(`${path}.new`, text);
   renameSync(`${path}.new`, path);

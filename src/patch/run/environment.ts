@@ -21,6 +21,10 @@ export interface ProbeAnswer {
  */
 export interface ServiceProbe {
   check(address: string, health: HealthCheck): Promise<ProbeAnswer>;
+  /** A check whose answer only draws a curve: undefined while the probe's port leads to a partition that is still isolated. */
+  pulse(address: string, health: HealthCheck): Promise<ProbeAnswer | undefined>;
+  /** Does `work` with the probe's port to itself; pulses under way are abandoned. */
+  privately<T>(work: () => Promise<T>): Promise<T>;
   /** The probe's addresses, text form. */
   readonly addresses: readonly string[];
   /** Name of its port at the mux. */

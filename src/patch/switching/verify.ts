@@ -10,26 +10,27 @@ export function checkThroughPrivatePath(move: Move, addresses: readonly string[]
   return {
     name: 'check-standby-service',
     figure: '1304',
-    do: async (): Promise<Facts> => {
-      await env.mux.execute('private-path', { probe, port: move.port(to) });
-      try {
-        const details = new Set<string>();
-        let ms = 0;
-        for (const address of addresses) {
-          const answer = await env.probe.check(address, move.service.health);
-          ms += answer.durationMs;
-          details.add(answer.detail);
-          if (answer.ok) continue;
-          const what = `the service on standby ${to} is not healthy at ${address}: ${answer.detail}`;
-          throw new PatchError('unhealthy', what, {
-            remedy: 'the active partition keeps serving; see the console of the standby',
-          });
+    do: (): Promise<Facts> =>
+      env.probe.privately(async () => {
+        await env.mux.execute('private-path', { probe, port: move.port(to) });
+        try {
+          const details = new Set<string>();
+          let ms = 0;
+          for (const address of addresses) {
+            const answer = await env.probe.check(address, move.service.health);
+            ms += answer.durationMs;
+            details.add(answer.detail);
+            if (answer.ok) continue;
+            const what = `the service on standby ${to} is not healthy at ${address}: ${answer.detail}`;
+            throw new PatchError('unhealthy', what, {
+              remedy: 'the active partition keeps serving; see the console of the standby',
+            });
+          }
+          return { answer: [...details].join(', '), ms };
+        } finally {
+          await env.mux.execute('private-path', { probe, port: null });
         }
-        return { answer: [...details].join(', '), ms };
-      } finally {
-        await env.mux.execute('private-path', { probe, port: null });
-      }
-    },
+      }),
     undo: async () => {
       await env.mux.execute('private-path', { probe, port: null });
     },

@@ -16,6 +16,8 @@ interface World {
   request: string;
   readonly client: Probe;
   ask(health: HealthCheck, address?: string): Promise<ProbeAnswer>;
+  /** Lets five seconds pass. */
+  later<T>(answer: T): T;
 }
 
 /** A server 10.0.0.2 that does `serve` with each connection's request; undefined: it listens, and answers nothing. */
@@ -39,8 +41,8 @@ function world(serve?: (connection: TcpConnection) => void, port = 80): World {
   const made: World = {
     request: '',
     client,
-    ask: (health, address = '10.0.0.2/24') => {
-      const answer = client.check(address, health);
+    ask: (health, address = '10.0.0.2/24') => made.later(client.check(address, health)),
+    later: (answer) => {
       clock.advance(5000);
       return answer;
     },
@@ -142,5 +144,47 @@ probe(
     assert.equal([answer.ok, answer.detail], [true, 'connected']);
   }),
 );
+
+probe(
+  'checks at the same time do not disturb each other',
+  within(async () => {
+    const w = world(answering('HTTP/1.1 200 OK\r\n\r\n'));
+    // Each forgets what the others have learned; none may forget what another is asking for.
+    const answers = await Promise.all(
+      w.later(Array.from({ length: 20 }, () => w.client.check('10.0.0.2', http))),
+    );
+    for (const answer of answers) assert.ok(answer.ok && answer.durationMs < 900, answer.detail);
+  }),
+);
+
+probe(
+  'a pulse is a check like any other, and gives way to private work',
+  within(async () => {
+    const w = world(answering('HTTP/1.1 200 OK\r\n\r\n'));
+    const first = await w.later(w.client.pulse('10.0.0.2', http));
+    assert.is(first?.ok, true);
+    const silent = world(undefined);
+    const waiting = silent.client.pulse('10.0.0.2', http);
+    const order: string[] = [];
+    await silent.client.privately(async () => {
+      assert.is(await waiting, undefined);
+      order.push('abandoned');
+      assert.is(await silent.client.pulse('10.0.0.2', http), undefined);
+      order.push('refused');
+    });
+    assert.equal(order, ['abandoned', 'refused']);
+    assert.is((await silent.later(silent.client.pulse('10.0.0.2', http)))?.ok, false);
+    await rejects(silent.client.privately(() => Promise.reject(new Error('thrown'))));
+    assert.is((await silent.later(silent.client.pulse('10.0.0.2', tcp)))?.ok, true);
+  }),
+);
+
+async function rejects(work: Promise<unknown>): Promise<void> {
+  let thrown: unknown;
+  await work.catch((error) => {
+    thrown = error;
+  });
+  assert.ok(thrown instanceof Error);
+}
 
 probe.run();
