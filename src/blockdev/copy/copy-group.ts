@@ -169,6 +169,7 @@ export class CopyGroup implements LiveCopy {
       copied: this.#copied,
       delta: this.#delta(),
       proven: this.#proof.provenBytes,
+      unproven: this.#proof.unprovenBytes,
       rounds: this.#rounds,
       bytesPerSecond: this.#copyRate.bytesPerSecond(this.#copied),
       writeRate: this.#writeRate.bytesPerSecond(logged),

@@ -12,6 +12,7 @@ export interface CopyFacts {
   readonly copied: number;
   readonly delta: number;
   readonly proven: number;
+  readonly unproven: number;
   readonly rounds: number;
   /** Of the bulk copy, over the last seconds. */
   readonly bytesPerSecond: number;
@@ -25,7 +26,18 @@ export interface CopyFacts {
 }
 
 export function progressOf(facts: CopyFacts): CopyProgress {
-  const { total, copied, delta, proven, rounds, bytesPerSecond, writeRate, convergence, throttles } = facts;
+  const {
+    total,
+    copied,
+    delta,
+    proven,
+    unproven,
+    rounds,
+    bytesPerSecond,
+    writeRate,
+    convergence,
+    throttles,
+  } = facts;
   let { phase } = facts;
   if (facts.purpose === 'reverse' && (phase === 'converged' || phase === 'replaying'))
     phase = delta <= SMALL_DELTA ? 'converged' : 'replaying';
@@ -42,6 +54,7 @@ export function progressOf(facts: CopyFacts): CopyProgress {
     copied,
     delta,
     proven,
+    unproven,
     rounds,
     bytesPerSecond,
     writeRate,

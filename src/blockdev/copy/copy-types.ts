@@ -37,6 +37,8 @@ export interface CopyProgress {
   readonly etaMs?: number;
   /** Bytes of the targets that were read back and found equal. */
   readonly proven?: number;
+  /** Bytes of the targets that are still to be read back. */
+  readonly unproven?: number;
   /** How the bulk copy is made; absent before its first byte. */
   readonly method?: CopyMethod;
   /** It goes on with what a killed process had copied. */

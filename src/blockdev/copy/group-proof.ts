@@ -99,6 +99,14 @@ export class GroupProof {
     return this.#proved.reduce((sum, { prover }) => sum + prover.tree.provenBytes, 0);
   }
 
+  /** Bytes of targets that are not proven at all. */
+  get unprovenBytes(): number {
+    return this.#proved.reduce(
+      (sum, { pair, prover }) => sum + Number(pair.to.store.size) - prover.tree.provenBytes,
+      0,
+    );
+  }
+
   /** The background stands still until the answer is called. */
   hold(): () => void {
     this.#held++;

@@ -44,6 +44,8 @@ export interface CopyStatus {
   readonly delta: Bytes;
   /** Bytes of the targets that were read back and found equal, or are holes on both sides. */
   readonly proven?: Bytes;
+  /** Bytes of the targets that are still to be read back. */
+  readonly unproven?: Bytes;
   readonly rounds: number;
   readonly bytesPerSecond: number;
   /** Rate at which the source is being written, bytes per second. */

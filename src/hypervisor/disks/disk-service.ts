@@ -523,13 +523,14 @@ function isAlive(group: LiveCopy): boolean {
 }
 
 function copyStatusOf(group: LiveCopy): CopyStatus {
-  const { total, copied, delta, proven, ...rest }: CopyProgress = group.progress();
+  const { total, copied, delta, proven, unproven, ...rest }: CopyProgress = group.progress();
   return {
     copy: group.name,
     total: String(total),
     copied: String(copied),
     delta: String(delta),
     ...(proven === undefined ? {} : { proven: String(proven) }),
+    ...(unproven === undefined ? {} : { unproven: String(unproven) }),
     ...rest,
   };
 }

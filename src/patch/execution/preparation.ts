@@ -16,6 +16,9 @@ import type { RunRecord } from '../run/record.ts';
 import type { Facts, Step, StepTools } from '../run/step.ts';
 import { scanSystemDisk } from './malware.ts';
 
+/** A cut waits for the proof so long at most, and no longer than this while nothing more is proven. */
+const PROOF_LIMIT_MS = 60_000;
+const PROOF_QUIET_MS = 1000;
 const POLL_MS = 25;
 const BOOT_TIMEOUT_MS = 30_000;
 /** The guests' self-check; the active serves meanwhile: three rounds of it made its clients wait for up to 0.2 s. */
@@ -251,30 +254,57 @@ async function cutSystemDisk(
 ): Promise<Facts> {
   const control = env.hypervisor.control(record.from);
   const system = diskId(record.from, 'system');
+  await untilProven(env, copyName(record));
   await control.freezeFileSystems();
   const cut = await env.disks
-    .execute('copy-cut', { copy: copyName(record), from: [system] }, { timeoutMs: 30_000 })
+    .execute('copy-cut', { copy: copyName(record), from: [system], verify: 'bounded' }, { timeoutMs: 30_000 })
     .finally(() => control.thawFileSystems());
+  const proof = cut.disks[0]?.proof;
+  const isProven = proof?.unproven === '0';
+  const target = diskId(record.to, 'system');
+  const hash = (id: string, unchanged: boolean) =>
+    env.disks.execute('hash', { id, unchanged }, { timeoutMs: 600_000 });
   try {
-    const source = await env.disks.execute('hash', { id: system, unchanged: true }, { timeoutMs: 600_000 });
-    const target = await env.disks.execute(
-      'hash',
-      { id: diskId(record.to, 'system') },
-      { timeoutMs: 600_000 },
-    );
+    const copied = await hash(target, false);
+    // What was proven equal at the cut need not be read once more; the source is written on.
+    const source = isProven ? copied : await hash(system, true);
     result.hashes[system] = source.sha256;
-    result.hashes[diskId(record.to, 'system')] = target.sha256;
-    if (source.sha256 !== target.sha256) {
+    result.hashes[target] = copied.sha256;
+    if (source.sha256 !== copied.sha256) {
       throw new PatchError(
         'copy-failed',
-        `the copy of ${system} differs from it: ${target.sha256} instead of ${source.sha256}`,
+        `the copy of ${system} differs from it: ${copied.sha256} instead of ${source.sha256}`,
       );
     }
   } catch (error) {
     if (error instanceof PatchError) throw error;
     result.notices.push(`the copy of ${system} was not proven by hash: ${messageOf(error)}`);
   }
-  return { deltaBytes: cut.disks.map((d) => d.deltaBytes), sequence: cut.disks.map((d) => d.sequence) };
+  return {
+    deltaBytes: cut.disks.map((d) => d.deltaBytes),
+    sequence: cut.disks.map((d) => d.sequence),
+    ...(proof === undefined
+      ? {}
+      : { proven: proof.proven, compared: proof.compared, unproven: proof.unproven }),
+  };
+}
+
+/** The block process proves targets while it copies them; a cut that comes later has little left to prove. Not for ever. */
+async function untilProven(env: RunEnvironment, copy: string): Promise<void> {
+  const { disks, clock } = env;
+  const untilMs = clock.nowMs() + PROOF_LIMIT_MS;
+  let before = '';
+  let changedMs = clock.nowMs();
+  while (clock.nowMs() < untilMs) {
+    const { unproven } = await disks.execute('copy-status', { copy });
+    // A mirror proves nothing meanwhile.
+    if (unproven === undefined || unproven === '0') return;
+    if (unproven !== before) changedMs = clock.nowMs();
+    before = unproven;
+    // What is left then is what is written all the time.
+    if (clock.nowMs() - changedMs > PROOF_QUIET_MS) return;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
 }
 
 function storeResults(env: RunEnvironment, record: RunRecord, results: readonly GuestPatchResult[]): void {
