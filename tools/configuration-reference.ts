@@ -27,6 +27,8 @@ changeover.yaml:11:12: network.uplinks[0].mtu is 15, allowed: 576 to 9000
   a gateway lies in the network.
 - The same for IPv6, which is a second family beside IPv4: \`address6\` needs \`network.probe.address6\`, a \`second\` needs a \`second6\`, a
   \`gateway6\` may be link-local, an uplink needs an MTU of 1280. Addresses are global or unique local; IPv6 text stands in quotation marks in flow style.
+- \`also\`: as \`address\` and \`second\`; the probe has an address of the same family and network.
+- \`patching.procedure\` makes sense with \`patching.strategy\` (docs/patching.md has the table); \`H7\` and \`H8\` need second addresses.
 - \`active\` names a partition with a network device; a partition is the active one of at most one service.
 - Partition ids, service, source and uplink names are unique; so are image paths and MACs (compared in lower case).
 - A MAC is unicast and locally administered: its first byte ends in 2, 6, a or e.

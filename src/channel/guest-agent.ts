@@ -134,10 +134,11 @@ export interface GuestCommands extends CommandMap {
    * 1301, 1302 without refusing anybody: connections between two requests stop being read (their bytes stay in the
    * stack), then requests that may write (HTTP methods other than GET, HEAD, OPTIONS; every request of other protocols)
    * get up to `budgetMs` to complete. `draining`: flows whose request goes on (safe methods). `unfinished`: flows that
-   * exceeded the budget while they may write.
+   * exceeded the budget while they may write. With `all` every request is waited for, also those that only read; `draining`
+   * are then connections without a request in flight that cannot be moved.
    */
   'changeover-quiesce': {
-    arguments: { budgetMs: number };
+    arguments: { budgetMs: number; all?: boolean };
     result: { draining: FlowName[]; unfinished: FlowName[]; idle: FlowName[]; waitedMs: number };
   };
   /**
@@ -153,6 +154,14 @@ export interface GuestCommands extends CommandMap {
     arguments: { barrier?: number; timeoutMs?: number; flows?: FlowName[] };
     result: { connections: ConnectionState[]; neighbors: Neighbor[] };
   };
+  /**
+   * Ends our side of those of `flows` on which nothing is in flight and that cannot be moved (TLS, protocols that are not known).
+   * With `barrier` after that frame of the mux has come, so that no request is on its way in.
+   */
+  'changeover-wind-down': {
+    arguments: { flows: FlowName[]; barrier?: number; timeoutMs?: number };
+    result: { ended: FlowName[] };
+  };
   /** Puts connections of the same service address into the stack and hands them to the application as accepted. */
   'changeover-connections-import': {
     arguments: { connections: ConnectionState[]; neighbors?: Neighbor[] };
@@ -165,6 +174,14 @@ export interface GuestCommands extends CommandMap {
   'changeover-self-check': {
     arguments: { rounds: number; connections: number };
     result: { requests: number; durationMs: number; lastRoundMs: number };
+  };
+  /**
+   * Files of the system disk (below `under`) that were written, made or replaced at or after `sinceMs` (ms since 1970), by
+   * path, at most `limit`. What was deleted cannot be seen.
+   */
+  'changeover-changed-files': {
+    arguments: { sinceMs: number; limit: number; under?: string[] };
+    result: { files: { path: string; size: number; changedMs: number }[]; more: boolean };
   };
   'changeover-connections': {
     arguments: object;

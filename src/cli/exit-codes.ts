@@ -20,6 +20,8 @@ const REFUSED: ReadonlySet<string> = new Set([
   'over-budget',
   'unsigned',
   'not-quiet',
+  'bad-combination',
+  'rehearsal-differs',
 ]);
 
 const USAGE: ReadonlySet<string> = new Set(['usage', 'bad-request', 'configuration-invalid']);

@@ -184,7 +184,13 @@ function partitionCommands(program: Command, hooks: ProgramHooks): void {
   );
 }
 
-const STRATEGY = flag('--strategy <name>', 'how the network is moved').choices(['auto', 'overlap', 'hold']);
+const STRATEGY = flag('--strategy <name>', 'who waits at the cut').choices([
+  'auto',
+  'overlap',
+  'hold',
+  'drain',
+]);
+const PROCEDURE = flag('--procedure <name>', 'how the address is moved').choices(['auto', 'H6', 'H7', 'H8']);
 const SERVICE = flag('--service <name>', 'needed when more than one is configured');
 
 function patchCommands(program: Command, hooks: ProgramHooks): void {
@@ -229,11 +235,17 @@ function patchCommands(program: Command, hooks: ProgramHooks): void {
       summary: 'copy, patch and check a standby, then move the service to it',
       options: [
         STRATEGY,
+        PROCEDURE,
         SERVICE,
+        flag('--dry-run', 'forecast, and every step that it would take; then discard'),
         flag('--prepare-only', 'stop before the cut; go on with changeover patch cut'),
         flag('--without-patches', 'also when nothing is flagged'),
       ],
-      examples: ['changeover patch run', 'changeover patch run --strategy hold --prepare-only'],
+      examples: [
+        'changeover patch run',
+        'changeover patch run --strategy hold --prepare-only',
+        'changeover patch run --dry-run',
+      ],
       act: run('run'),
     },
     hooks,
@@ -243,7 +255,7 @@ function patchCommands(program: Command, hooks: ProgramHooks): void {
     'dry-run',
     {
       summary: 'everything up to the cut, then discard: the service is not touched',
-      options: [STRATEGY, SERVICE, flag('--without-patches', 'also when nothing is flagged')],
+      options: [STRATEGY, PROCEDURE, SERVICE, flag('--without-patches', 'also when nothing is flagged')],
       act: run('dryRun'),
     },
     hooks,

@@ -203,8 +203,8 @@ export class Guest {
     return this.#handedBack;
   }
 
-  async quiesce(budgetMs: number): ReturnType<Network['quiesce']> {
-    const result = await this.#requireNetwork().quiesce(budgetMs);
+  async quiesce(budgetMs: number, all: boolean): ReturnType<Network['quiesce']> {
+    const result = await this.#requireNetwork().quiesce(budgetMs, all);
     await this.tree.sync();
     if (this.#phase === 'serving') this.#enter('frozen');
     return result;

@@ -18,6 +18,8 @@ export const PATCH_ERRORS = [
   'standby-failed',
   'unhealthy',
   'not-quiet',
+  'bad-combination',
+  'rehearsal-differs',
   'cancelled',
 ] as const;
 export type PatchErrorCode = (typeof PATCH_ERRORS)[number];
@@ -30,6 +32,8 @@ export const REFUSALS: readonly PatchErrorCode[] = [
   'over-budget',
   'unsigned',
   'not-quiet',
+  'bad-combination',
+  'rehearsal-differs',
 ];
 
 export class PatchError extends CodedError {

@@ -3,5 +3,7 @@ export * from './journal.ts';
 export * from './manager.ts';
 export * from './patch-table.ts';
 export * from './policy.ts';
+export * from './rehearsal/index.ts';
 export * from './run/index.ts';
 export * from './source/index.ts';
+export * from './strategy.ts';

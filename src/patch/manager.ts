@@ -11,8 +11,8 @@ import { PatchError } from './errors.ts';
 import { EvidenceRecorder } from './evidence/index.ts';
 import type { RegisteredPatch } from './patch-table.ts';
 import { findPatch, flagPatch } from './patch-table.ts';
-import type { ServiceSpec, Strategy } from './policy.ts';
-import { addressPairs, chooseStrategy } from './policy.ts';
+import type { ServiceSpec } from './policy.ts';
+import { addressPairs } from './policy.ts';
 import { PauseCalibration } from './run/calibration.ts';
 import type { RunEnvironment } from './run/environment.ts';
 import type { RunPhase } from './run/phase.ts';
@@ -22,12 +22,16 @@ import { Run } from './run/run.ts';
 import type { StepReport } from './run/step.ts';
 import type { ScanResult, SourceSpec } from './source/index.ts';
 import { scanDirectory } from './source/index.ts';
+import type { Procedure, Strategy } from './strategy.ts';
+import { chooseStrategy } from './strategy.ts';
 
 export interface RunRequest {
   /** Needed where more than one service is configured. */
   readonly service?: string;
   /** Default: the policy's. */
   readonly strategy?: 'auto' | Strategy;
+  /** Default: the policy's. */
+  readonly procedure?: 'auto' | Procedure;
   /** Stop before the cut and wait for `cut`. */
   readonly prepareOnly?: boolean;
   /** Prepare, report, undo: nothing of the service is touched. */
@@ -160,8 +164,10 @@ export class PatchManager {
   async finish(id: string, request: RunRequest): Promise<RunReport> {
     const run = this.#run(id);
     await run.prepare();
-    if (request.dryRun === true) await run.cancel();
-    else if (request.prepareOnly !== true) await run.cut();
+    if (request.dryRun === true) {
+      await run.plan();
+      await run.cancel();
+    } else if (request.prepareOnly !== true) await run.cut();
     return run.report();
   }
 
@@ -256,19 +262,12 @@ export class PatchManager {
     const hasSecondAddress = addressPairs(service).every(({ second }) => second !== undefined);
     const choice = chooseStrategy({
       asked: request.strategy ?? env.policy.strategy,
+      askedProcedure: request.procedure ?? env.policy.procedure ?? 'auto',
       hasSecondAddress,
+      ownUplinks: this.#uplinkOf(from) !== this.#uplinkOf(to),
       hasApplicationDisk,
       quietForMs: status?.lastWriteMsAgo,
     });
-    if (choice.strategy === 'overlap' && !hasSecondAddress) {
-      throw new PatchError(
-        'not-quiet',
-        `service ${service.name} has no second address for each of its addresses, which overlap needs`,
-        {
-          remedy: 'give services[].second, or use strategy hold',
-        },
-      );
-    }
     const startedAtMs = this.#nowMs();
     const stamp = new Date(startedAtMs).toISOString().replace(/[-:]/g, '').slice(0, 15);
     const id = `${stamp}-${randomBytes(2).toString('hex')}`;
@@ -278,17 +277,24 @@ export class PatchManager {
       from,
       to,
       strategy: choice.strategy,
+      procedure: choice.procedure,
       strategyReason: choice.reason,
       address: service.address,
       ...(service.second === undefined ? {} : { second: service.second }),
       ...(service.gateway === undefined ? {} : { gateway: service.gateway }),
       ...(service.address6 === undefined ? {} : { address6: service.address6 }),
       ...(service.second6 === undefined ? {} : { second6: service.second6 }),
+      ...(service.also === undefined ? {} : { also: service.also }),
       hasApplicationDisk,
       patches: patches.map((row) => row.file),
       startedAtMs,
       evidence: join(env.stateDirectory, 'evidence', id),
     };
+  }
+
+  /** Name of the uplink that a partition's port is behind; undefined: the first one. */
+  #uplinkOf(partition: string): string | undefined {
+    return this.#env.hypervisor.partitionConfig(partition).network[0]?.uplink;
   }
 
   #run(id: string): Run {

@@ -1,4 +1,30 @@
 /** What the administrator allows and asks for; the daemon fills it from the configuration file. */
+import type { Procedure, Strategy } from './strategy.ts';
+
+/** A request that the patched standby has to answer as the active does, before any client is moved. */
+export interface RehearsalRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string;
+  /** What to do without: `status`, `body`, or a header in lower case. */
+  readonly ignore?: readonly string[];
+  /** Regular expressions; what they match is left out of both bodies. */
+  readonly ignoreText?: readonly string[];
+  /** Status that the standby has to answer with, instead of the active's: for what the patch changes, and for requests that write. */
+  readonly expectStatus?: number;
+}
+
+export interface RehearsalSpec {
+  readonly requests: readonly RehearsalRequest[];
+  /** Header names that are compared, lower case. */
+  readonly headers: readonly string[];
+  /** What a difference does. */
+  readonly onDifference: 'refuse' | 'warn';
+  readonly port: number;
+  readonly timeoutMs: number;
+}
+
 export type HealthCheck =
   | {
       readonly http: {
@@ -10,6 +36,12 @@ export type HealthCheck =
     }
   | { readonly tcp: { readonly port: number; readonly timeoutMs: number } };
 
+/** An address of a service with the one that the old partition takes while its connections drain. CIDR. */
+export interface AddressPair {
+  readonly address: string;
+  readonly second?: string;
+}
+
 export interface ServiceSpec {
   readonly name: string;
   /** The address clients use, CIDR. */
@@ -20,18 +52,19 @@ export interface ServiceSpec {
   /** The same over IPv6; `second6` wherever there are `address6` and `second`. */
   readonly address6?: string;
   readonly second6?: string;
+  /** Further addresses of either family. */
+  readonly also?: readonly AddressPair[];
   readonly health: HealthCheck;
+  readonly rehearsal?: RehearsalSpec;
 }
-
-/** How the network part of the cut is made: see docs/patching.md. */
-export const STRATEGIES = ['overlap', 'hold'] as const;
-export type Strategy = (typeof STRATEGIES)[number];
 
 export interface PatchingPolicy {
   readonly allowUnsigned: boolean;
   readonly malwareScanner: 'none' | { readonly clamd: string };
   readonly allowUnscanned: boolean;
   readonly strategy: 'auto' | Strategy;
+  /** Default `auto`. */
+  readonly procedure?: 'auto' | Procedure;
   /** How the disks get to the standby: by a copy under write log, or as the second half of a mirror. Default `copy`. */
   readonly copy?: 'copy' | 'mirror';
   readonly budget: {
@@ -41,8 +74,14 @@ export interface PatchingPolicy {
     readonly copyMs: number;
     /** How long a request that may write gets to complete before the cut, ms. */
     readonly quiesceMs: number;
+    /** How long accepted requests get to complete under `drain` while new ones wait, ms. Default 5000. */
+    readonly drainMs?: number;
+    /** How long the old partition gets to finish its flows after the cut, ms. Default 60 000. */
+    readonly oldFlowsMs?: number;
   };
   readonly lateWrites: 'refuse' | 'set-aside';
+  /** Files and folders of the system disk whose changes after its cut are carried to the new active. Default none. */
+  readonly carry?: readonly string[];
   readonly probation: {
     readonly startWaitMs: number;
     readonly stabilityMs: number;
@@ -51,64 +90,12 @@ export interface PatchingPolicy {
   };
 }
 
-/** An application disk that nobody has written for so long counts as quiet: `overlap` may be used. */
-export const QUIET_MS = 250;
-/** `auto` takes `overlap` only where the application disk has been quiet for this long. */
-export const AUTO_QUIET_MS = 10_000;
-
-export interface StrategyChoice {
-  readonly strategy: Strategy;
-  /** One sentence for the report. */
-  readonly reason: string;
-}
-
-/** What the choice is made from. */
-export interface StrategyFacts {
-  readonly asked: 'auto' | Strategy;
-  readonly hasSecondAddress: boolean;
-  readonly hasApplicationDisk: boolean;
-  /** Since the last write to the application disk, ms; undefined when there was none. */
-  readonly quietForMs: number | undefined;
-}
-
-/** The user's choice, or the gentlest strategy that loses nothing. */
-export function chooseStrategy(facts: StrategyFacts): StrategyChoice {
-  if (facts.asked !== 'auto') return { strategy: facts.asked, reason: `${facts.asked} was asked for` };
-  if (!facts.hasSecondAddress) {
-    return {
-      strategy: 'hold',
-      reason: 'the service has no second address, which overlap needs for the old partition',
-    };
-  }
-  if (!facts.hasApplicationDisk) {
-    return {
-      strategy: 'overlap',
-      reason: 'there is no application disk that requests in flight could write',
-    };
-  }
-  if (facts.quietForMs === undefined || facts.quietForMs >= AUTO_QUIET_MS) {
-    const since =
-      facts.quietForMs === undefined ? 'never' : `not for ${Math.round(facts.quietForMs / 1000)} s`;
-    return { strategy: 'overlap', reason: `the application disk has been written ${since}` };
-  }
-  return {
-    strategy: 'hold',
-    reason: `the application disk was written ${Math.round(facts.quietForMs)} ms ago: requests in flight may write`,
-  };
-}
-
-/** An address of a service with the one that the old partition takes while its connections drain. */
-export interface AddressPair {
-  readonly address: string;
-  readonly second?: string;
-}
-
-/** The addresses of a service, CIDR, IPv4 first. They move together. */
-export function addressPairs(service: Omit<ServiceSpec, 'name' | 'health'>): AddressPair[] {
-  const { address, second, address6, second6 } = service;
+/** The addresses of a service, CIDR, the main one first. They move together. */
+export function addressPairs(service: Omit<ServiceSpec, 'name' | 'health' | 'rehearsal'>): AddressPair[] {
+  const { address, second, address6, second6, also = [] } = service;
   const pair = (first: string, other: string | undefined) =>
     other === undefined ? { address: first } : { address: first, second: other };
-  return [pair(address, second), ...(address6 === undefined ? [] : [pair(address6, second6)])];
+  return [pair(address, second), ...(address6 === undefined ? [] : [pair(address6, second6)]), ...also];
 }
 
 /** Address part of a CIDR. */

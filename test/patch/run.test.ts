@@ -3,13 +3,16 @@ import * as assert from 'uvu/assert';
 import { VirtualClock } from '../../src/common/index.ts';
 import type { Engine, Step, StepReport } from '../../src/patch/index.ts';
 import {
+  COMBINATIONS,
   chooseStrategy,
   doSteps,
   FINAL_PHASES,
   MemoryJournal,
   PauseCalibration,
+  PROCEDURES,
   RUN_PHASES,
   RUN_TRANSITIONS,
+  STRATEGIES,
   stepsOf,
   undoSteps,
 } from '../../src/patch/index.ts';
@@ -190,8 +193,37 @@ run(
     assert.is(chooseStrategy({ ...facts, quietForMs: 60_000 }).strategy, 'overlap');
     assert.is(chooseStrategy({ ...facts, quietForMs: undefined }).strategy, 'overlap');
     assert.is(chooseStrategy({ ...facts, hasApplicationDisk: false }).strategy, 'overlap');
-    assert.is(chooseStrategy({ ...facts, quietForMs: 60_000, hasSecondAddress: false }).strategy, 'hold');
+    assert.is(chooseStrategy({ ...facts, quietForMs: 60_000, hasSecondAddress: false }).strategy, 'drain');
+    assert.is(chooseStrategy({ ...facts, hasSecondAddress: false }).strategy, 'hold');
     assert.is(chooseStrategy({ ...facts, asked: 'overlap' }).strategy, 'overlap');
+    assert.is(chooseStrategy({ ...facts, quietForMs: 60_000 }).procedure, 'H8');
+    assert.is(chooseStrategy(facts).procedure, 'H6');
+    assert.is(chooseStrategy({ ...facts, ownUplinks: true }).procedure, 'H7');
+    assert.is(chooseStrategy({ ...facts, ownUplinks: true, hasSecondAddress: false }).procedure, 'H6');
+    assert.is(chooseStrategy({ ...facts, askedProcedure: 'H8' }).strategy, 'overlap');
+  }),
+);
+
+run(
+  'every combination of strategy and procedure is taken or refused with the reason of the table',
+  within(() => {
+    const facts = { hasSecondAddress: true, hasApplicationDisk: true, quietForMs: 5 } as const;
+    let taken = 0;
+    for (const asked of STRATEGIES) {
+      for (const askedProcedure of PROCEDURES) {
+        const { makesSense, text } = COMBINATIONS[asked][askedProcedure];
+        const choose = (hasSecondAddress: boolean) => () =>
+          chooseStrategy({ ...facts, asked, askedProcedure, hasSecondAddress });
+        if (makesSense) {
+          taken++;
+          const { strategy, procedure } = choose(true)();
+          assert.equal([strategy, procedure], [asked, askedProcedure]);
+          if (askedProcedure === 'H6') assert.not.throws(choose(false));
+          else assert.throws(choose(false), /needs a second address/);
+        } else assert.throws(choose(true), (error: Error) => error.message.includes(text));
+      }
+    }
+    assert.is(taken, 5);
   }),
 );
 

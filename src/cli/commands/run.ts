@@ -107,10 +107,12 @@ function ended(session: Session, { run, detached }: Followed): ExitCode {
 }
 
 function request(options: Options): Record<string, unknown> {
-  const { strategy, service, prepareOnly, withoutPatches } = options;
+  const { strategy, procedure, service, prepareOnly, dryRun, withoutPatches } = options;
   return {
     ...(strategy === undefined ? {} : { strategy }),
+    ...(procedure === undefined ? {} : { procedure }),
     ...(service === undefined ? {} : { service }),
+    ...(dryRun === true ? { dryRun: true } : {}),
     ...(prepareOnly === true ? { prepareOnly: true } : {}),
     ...(withoutPatches === true ? { withoutPatches: true } : {}),
   };

@@ -35,6 +35,8 @@ const STATUS_BY_CODE: Readonly<Record<string, number>> = {
   'over-budget': 409,
   unsigned: 409,
   'not-quiet': 409,
+  'bad-combination': 409,
+  'rehearsal-differs': 409,
   'capture-running': 409,
   'not-running': 409,
   serving: 409,

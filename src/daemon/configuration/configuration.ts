@@ -51,9 +51,30 @@ export interface ServiceConfiguration {
   readonly address6?: string;
   readonly second6?: string;
   readonly gateway6?: string;
+  /** Further addresses, CIDR, that move together with it. */
+  readonly also: readonly { readonly address: string; readonly second?: string }[];
+  readonly rehearsal?: RehearsalConfiguration;
   /** Partition that serves at the first start; afterwards the stored roles decide. */
   readonly active: string;
   readonly health: HealthConfiguration;
+}
+
+/** What the patched standby has to answer before any client is moved. */
+export interface RehearsalConfiguration {
+  readonly port: number;
+  readonly timeoutMs: number;
+  /** Compared, lower case. */
+  readonly headers: readonly string[];
+  readonly onDifference: 'refuse' | 'warn';
+  readonly requests: readonly {
+    readonly method: string;
+    readonly path: string;
+    readonly headers: readonly { readonly name: string; readonly value: string }[];
+    readonly body?: string;
+    readonly expectStatus?: number;
+    readonly ignore: readonly string[];
+    readonly ignoreText: readonly string[];
+  }[];
 }
 
 export type HealthConfiguration = { readonly http: HttpHealth } | { readonly tcp: TcpHealth };
@@ -95,7 +116,8 @@ export interface NetworkDeviceConfiguration {
   readonly uplink?: string;
 }
 
-export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold';
+export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold' | 'drain';
+export type ConfiguredProcedure = 'auto' | 'H6' | 'H7' | 'H8';
 
 export interface PatchingConfiguration {
   readonly sources: readonly PatchSourceConfiguration[];
@@ -104,6 +126,9 @@ export interface PatchingConfiguration {
   /** A run goes on, loudly marked, when nothing was scanned. */
   readonly allowUnscanned: boolean;
   readonly strategy: ConfiguredStrategy;
+  readonly procedure: ConfiguredProcedure;
+  /** Paths of the system disk whose changes after its cut are carried along. */
+  readonly carry: readonly string[];
   /** How disks get to the standby. */
   readonly copy: 'copy' | 'mirror';
   readonly budget: {
@@ -112,6 +137,10 @@ export interface PatchingConfiguration {
     readonly copyMs: number;
     /** How long a request that may write gets to complete before the cut. */
     readonly quiesceMs: number;
+    /** How long every accepted request gets to complete under `drain`. */
+    readonly drainMs: number;
+    /** How long the old partition gets to finish its flows after the cut. */
+    readonly oldFlowsMs: number;
   };
   /** What becomes of writes of the old partition after the cut. */
   readonly lateWrites: 'refuse' | 'set-aside';

@@ -1,6 +1,7 @@
 /** What no schema can say: references between parts of the configuration, networks, uniqueness. */
 import type { Configuration } from './configuration.ts';
 import { checkIpv6 } from './cross-checks-ipv6.ts';
+import { checkRuns } from './cross-checks-runs.ts';
 import type { ConfigurationPath, Finding } from './problems.ts';
 import { nearestName, pathText } from './problems.ts';
 
@@ -117,6 +118,7 @@ function checkNetwork(c: Configuration, findings: Finding[]): void {
     }
   }
   checkIpv6(c, findings, (address, path) => addresses.add(address, path, 'used'));
+  checkRuns(c, findings, (address, path) => addresses.add(address, path, 'used'));
 }
 
 function checkMacs(c: Configuration, findings: Finding[]): void {

@@ -70,7 +70,10 @@ function resolved(value: Configuration, file: string): Configuration {
       uplinks: value.network.uplinks.map((uplink) => canonical(uplink, ['hostAddress6'])),
       probe: canonical({ ...probe, mac: probe.mac.toLowerCase() }, ['address6']),
     },
-    services: value.services.map((service) => canonical(service, ['address6', 'second6', 'gateway6'])),
+    services: value.services.map((service) => ({
+      ...canonical(service, ['address6', 'second6', 'gateway6']),
+      also: service.also.map((pair) => canonical(pair, ['address', 'second'])),
+    })),
     partitions: value.partitions.map((partition) => ({
       ...partition,
       disks: partition.disks.map((disk) => ({ ...disk, path: absolute(disk.path) })),

@@ -50,6 +50,15 @@ function cidr6(description: string): ConfigurationSchema {
   };
 }
 
+function anyCidr(description: string): ConfigurationSchema {
+  return {
+    type: 'string',
+    description,
+    pattern: '^[0-9A-Fa-f:.]+/[0-9]{1,3}$',
+    hint: 'an IPv4 or IPv6 address with prefix length',
+  };
+}
+
 function mac(description: string): ConfigurationSchema {
   return {
     type: 'string',
@@ -132,6 +141,87 @@ const uplink = object('A network device of the host that the mux owns.', ['name'
   ),
 });
 
+const HTTP_TOKEN = "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$";
+
+const rehearsal = object(
+  'Requests that the patched standby has to answer as the active does, before any client is moved.',
+  ['port', 'requests'],
+  {
+    port: integer('TCP port.', 1, 65535),
+    timeoutMs: integer('Longest wait for an answer.', 1, 60_000, 2000),
+    headers: list(
+      'Names of the headers that are compared, in lower case.',
+      {
+        type: 'string',
+        description: 'Header name.',
+        pattern: '^[a-z0-9-]{1,64}$',
+        hint: 'a header name in lower case, such as content-type',
+      },
+      0,
+    ),
+    onDifference: {
+      type: 'string',
+      description: 'What a difference does: the run is refused, or it goes on and the report names it.',
+      enum: ['refuse', 'warn'],
+      default: 'refuse',
+    },
+    requests: list(
+      'The requests, in order. The active is asked only GET, HEAD and OPTIONS; the standby works on a copy of the application disk that is thrown away.',
+      object('A request.', ['path'], {
+        method: {
+          type: 'string',
+          description: 'HTTP method.',
+          pattern: '^[A-Z]{1,16}$',
+          hint: 'a method in capital letters',
+          default: 'GET',
+        },
+        path: {
+          type: 'string',
+          description: 'Request target.',
+          pattern: '^/[!-~]*$',
+          hint: 'a path that begins with "/"',
+        },
+        headers: list(
+          'Request headers.',
+          object('A header.', ['name', 'value'], {
+            name: { type: 'string', description: 'Name.', pattern: HTTP_TOKEN, hint: 'a header name' },
+            value: {
+              type: 'string',
+              description: 'Value.',
+              pattern: '^[ -~]*$',
+              hint: 'printable ASCII characters',
+              maxLength: 8192,
+            },
+          }),
+          0,
+        ),
+        body: { type: 'string', description: 'Request body.', maxLength: 1_048_576 },
+        expectStatus: integer(
+          "Status that the standby has to answer with, instead of the active's: for what the patch changes, and for requests that write.",
+          100,
+          599,
+        ),
+        ignore: list(
+          'What may differ.',
+          {
+            type: 'string',
+            description: '`status`, `body`, or the name of a header in lower case.',
+            pattern: '^[a-z0-9-]{1,64}$',
+            hint: 'status, body or a header name in lower case',
+          },
+          0,
+        ),
+        ignoreText: list(
+          'Regular expressions; what they match is left out of both bodies.',
+          { type: 'string', description: 'Regular expression.', minLength: 1, maxLength: 256 },
+          0,
+        ),
+      }),
+      1,
+    ),
+  },
+);
+
 const service = object(
   'An address that clients use, and who serves it.',
   ['name', 'address', 'active', 'health'],
@@ -155,6 +245,15 @@ const service = object(
       pattern: '^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$',
       hint: 'an IPv6 address without prefix length, such as fd00::1',
     },
+    also: list(
+      'Further addresses of either family that move together with `address`.',
+      object('An address.', ['address'], {
+        address: anyCidr('The address that clients use.'),
+        second: anyCidr('The same as `second` for it; needed where there is a `second`.'),
+      }),
+      0,
+    ),
+    rehearsal,
     active: name('Partition that serves at the first start; afterwards the stored roles decide.'),
     health: {
       description: 'How to tell that the service is well.',
@@ -256,9 +355,27 @@ const patching = object(
     strategy: {
       type: 'string',
       description: 'How the network is moved; `auto` picks one and says why.',
-      enum: ['auto', 'overlap', 'hold'],
+      enum: ['auto', 'overlap', 'hold', 'drain'],
       default: 'auto',
     },
+    procedure: {
+      type: 'string',
+      description:
+        'How the address gets from one partition to the other: `H6` its path moves, `H7` the partitions exchange their addresses, `H8` they do so under open connections. `auto`: as the strategy needs it, `H7` where the partitions are behind different uplinks.',
+      enum: ['auto', 'H6', 'H7', 'H8'],
+      default: 'auto',
+    },
+    carry: list(
+      'Files and folders of the system disk whose changes after its cut are carried to the new partition.',
+      {
+        type: 'string',
+        description: 'Absolute path in the partition.',
+        pattern: '^/.*[^/]$',
+        hint: 'an absolute path without a slash at its end',
+        maxLength: 4096,
+      },
+      0,
+    ),
     copy: {
       type: 'string',
       description:
@@ -273,6 +390,18 @@ const patching = object(
         pauseMs: integer('Longest pause that new requests may see at the cut.', 1, 600_000, 300),
         copyMs: integer('Longest time for the copy of the disks.', 1000, 86_400_000, 600_000),
         quiesceMs: integer('How long a request that may write gets to complete.', 0, 600_000, 200),
+        drainMs: integer(
+          'How long every accepted request gets to complete under `drain`, while new ones wait.',
+          0,
+          600_000,
+          5000,
+        ),
+        oldFlowsMs: integer(
+          'How long the old partition gets to finish its flows after the cut; what is left then is named in the report.',
+          0,
+          86_400_000,
+          60_000,
+        ),
       },
       {},
     ),

@@ -44,9 +44,7 @@ export class HostNetwork {
   /** Before the mux opens the uplinks for the first time. */
   rememberOwn(): void {
     if (existsSync(this.#file)) return;
-    const own = this.#uplinks
-      .filter((u) => u.kind === 'tap' && !interfaceExists(u.name))
-      .map((u) => u.name);
+    const own = this.#uplinks.filter((u) => u.kind === 'tap' && !interfaceExists(u.name)).map((u) => u.name);
     writeFileSync(this.#file, JSON.stringify(own), { mode: 0o600 });
   }
 

@@ -1,8 +1,13 @@
 /** From the configuration's words to those of the layers below. */
 import type { PartitionConfig } from '../../hypervisor/index.ts';
-import type { PatchingPolicy, ServiceSpec, SourceSpec } from '../../patch/index.ts';
+import type { PatchingPolicy, RehearsalSpec, ServiceSpec, SourceSpec } from '../../patch/index.ts';
 import { addressPairs } from '../../patch/index.ts';
-import type { Configuration, PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
+import type {
+  Configuration,
+  PartitionConfiguration,
+  RehearsalConfiguration,
+  ServiceConfiguration,
+} from '../configuration/index.ts';
 
 const MIB = 1024 * 1024;
 
@@ -50,15 +55,30 @@ export function partitionConfig(
 }
 
 export function serviceSpecs(configuration: Configuration): ServiceSpec[] {
-  return configuration.services.map(({ name, address, second, gateway, address6, second6, health }) => ({
-    name,
-    address,
-    ...(second === undefined ? {} : { second }),
-    ...(gateway === undefined ? {} : { gateway }),
-    ...(address6 === undefined ? {} : { address6 }),
-    ...(second6 === undefined ? {} : { second6 }),
-    health,
-  }));
+  return configuration.services.map((service) => {
+    const { name, address, second, gateway, address6, second6, also, health, rehearsal } = service;
+    return {
+      name,
+      address,
+      ...(second === undefined ? {} : { second }),
+      ...(gateway === undefined ? {} : { gateway }),
+      ...(address6 === undefined ? {} : { address6 }),
+      ...(second6 === undefined ? {} : { second6 }),
+      ...(also.length === 0 ? {} : { also }),
+      health,
+      ...(rehearsal === undefined ? {} : { rehearsal: rehearsalSpec(rehearsal) }),
+    };
+  });
+}
+
+function rehearsalSpec(configured: RehearsalConfiguration): RehearsalSpec {
+  return {
+    ...configured,
+    requests: configured.requests.map((request) => ({
+      ...request,
+      headers: Object.fromEntries(request.headers.map(({ name, value }) => [name, value])),
+    })),
+  };
 }
 
 export function patchingPolicy(configuration: Configuration): PatchingPolicy {

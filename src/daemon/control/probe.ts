@@ -7,12 +7,20 @@ import type { Clock, Random } from '../../common/index.ts';
 import { messageOf, systemClock, systemRandom } from '../../common/index.ts';
 import type { LinkDevice, TcpConnection, TcpHandler } from '../../netstack/index.ts';
 import { cidr, ipAddress, macAddress, Stack, StreamLink } from '../../netstack/index.ts';
-import type { HealthCheck, ProbeAnswer, ServiceProbe } from '../../patch/index.ts';
+import type {
+  HealthCheck,
+  ProbeAnswer,
+  ProbeExchange,
+  ProbeRequest,
+  ServiceProbe,
+} from '../../patch/index.ts';
 import type { Daemon } from './daemon.ts';
+import { emitRequest, parseAnswer } from './http-message.ts';
 import { bareAddress } from './mapping.ts';
 
 export const PROBE_PORT = 'probe';
 const MAX_HEAD_BYTES = 64 * 1024;
+const MAX_ANSWER_BYTES = 8 * 1024 * 1024;
 const CONNECT_LIMIT_MS = 5_000;
 
 export interface ProbeOptions {
@@ -117,6 +125,61 @@ export class Probe implements ServiceProbe {
       settle(false, messageOf(error));
     }
     return end;
+  }
+
+  /** One HTTP request on a connection of its own. Never throws. */
+  exchange(address: string, request: ProbeRequest): Promise<ProbeExchange> {
+    this.#stack.ip.arp.forgetKnown();
+    this.#stack.ip.neighbours.forgetKnown();
+    return new Promise((resolve) => {
+      let connection: TcpConnection | undefined;
+      let localPort = 0;
+      let settled = false;
+      const chunks: Buffer[] = [];
+      let bytes = 0;
+      const settle = (detail: string, whole = false) => {
+        if (settled) return;
+        settled = true;
+        limit.cancel();
+        connection?.abort();
+        const answer = whole ? parseAnswer(Buffer.concat(chunks)) : undefined;
+        if (answer === undefined) resolve({ detail: whole ? 'no HTTP answer' : detail, localPort });
+        else resolve({ answer, detail: `status ${answer.status}`, localPort });
+      };
+      const limit = this.#clock.after(request.timeoutMs, () =>
+        settle(`no whole answer within ${request.timeoutMs} ms`),
+      );
+      try {
+        connection = this.#stack.tcp.connect(
+          { remoteAddress: ipAddress(bareAddress(address)), remotePort: request.port },
+          {
+            connected: () => {
+              try {
+                connection?.write(emitRequest({ ...request, host: hostOf(request.host) }));
+              } catch (error) {
+                settle(messageOf(error));
+              }
+            },
+            readable: () => {
+              const c = connection;
+              if (c === undefined) return;
+              for (let chunk = c.read(); chunk !== undefined; chunk = c.read()) {
+                bytes += chunk.length;
+                if (bytes > MAX_ANSWER_BYTES)
+                  return settle(`an answer of more than ${MAX_ANSWER_BYTES} bytes`);
+                chunks.push(Buffer.from(chunk));
+              }
+              if (c.remoteClosed) settle('', true);
+            },
+            writable: () => {},
+            closed: (error) => (error === undefined ? settle('', true) : settle(messageOf(error))),
+          },
+        );
+        localPort = connection.localPort;
+      } catch (error) {
+        settle(messageOf(error));
+      }
+    });
   }
 
   close(): void {

@@ -1,6 +1,6 @@
 /** The route table of the API. */
 import { isAbsolute } from 'node:path';
-import { STRATEGIES } from '../../patch/index.ts';
+import { PROCEDURES, STRATEGIES } from '../../patch/index.ts';
 import type { ApiSchema, Route } from '../api/index.ts';
 import { ApiError } from '../api/index.ts';
 import type { CaptureRequest } from './captures.ts';
@@ -196,6 +196,7 @@ function runs(d: DaemonSurface): Route[] {
       body: body({
         service: TEXT,
         strategy: { type: 'string', enum: ['auto', ...STRATEGIES] },
+        procedure: { type: 'string', enum: ['auto', ...PROCEDURES] },
         prepareOnly: { type: 'boolean', description: 'Wait for /cut.' },
         dryRun: { type: 'boolean', description: 'Everything up to the cut, then discard.' },
         withoutPatches: { type: 'boolean' },

@@ -4,6 +4,7 @@ import { ChannelServer } from '../../channel/index.ts';
 import { GuestError } from '../errors.ts';
 import type { Guest } from '../guest.ts';
 import { selfCheck } from '../network/self-check.ts';
+import { changedFiles } from './changed-files.ts';
 import { AgentFiles, AgentRuns } from './files.ts';
 
 const MAX_SELF_CHECK_ROUNDS = 20;
@@ -63,12 +64,17 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       guest.network.announce();
       return {};
     },
-    'changeover-quiesce': ({ budgetMs }) => guest.quiesce(budgetMs),
+    'changeover-quiesce': ({ budgetMs, all }) => guest.quiesce(budgetMs, all === true),
     'changeover-resume': ({ reclaim }) => ({ reclaimed: guest.resume(reclaim === true) }),
     'changeover-connections-export': async ({ barrier, timeoutMs, flows }) => ({
       connections: await guest.exportConnections(barrier, timeoutMs, flows),
       neighbors: guest.network.neighbors(),
     }),
+    'changeover-wind-down': async ({ flows, barrier, timeoutMs }) => ({
+      ended: await guest.network.windDown(flows, barrier, timeoutMs),
+    }),
+    'changeover-changed-files': ({ sinceMs, limit, under }) =>
+      changedFiles(guest.tree, sinceMs, limit, under),
     'changeover-connections-import': ({ connections, neighbors }) => {
       guest.network.learn(neighbors ?? []);
       return guest.network.import(connections);

@@ -144,8 +144,17 @@ export class Network {
     return this.#tracker.busy;
   }
 
-  quiesce(budgetMs: number): Promise<Result<'changeover-quiesce'>> {
-    return this.#tracker.quiesce(budgetMs);
+  quiesce(budgetMs: number, all: boolean): Promise<Result<'changeover-quiesce'>> {
+    return this.#tracker.quiesce(budgetMs, all);
+  }
+
+  async windDown(
+    flows: readonly FlowName[],
+    barrier: number | undefined,
+    timeoutMs = BARRIER_MS,
+  ): Promise<FlowName[]> {
+    if (barrier !== undefined) await this.#barriers.wait(barrier, timeoutMs);
+    return this.#tracker.windDown(flows);
   }
 
   resume(reclaim: boolean): number {

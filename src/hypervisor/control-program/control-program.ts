@@ -148,8 +148,49 @@ export class ControlProgram {
     await this.execute('changeover-announce', {});
   }
 
-  quiesce(budgetMs: number): Promise<Result<'changeover-quiesce'>> {
-    return this.execute('changeover-quiesce', { budgetMs }, budgetMs + MARGIN_MS);
+  quiesce(budgetMs: number, all = false): Promise<Result<'changeover-quiesce'>> {
+    return this.execute('changeover-quiesce', { budgetMs, ...(all ? { all } : {}) }, budgetMs + MARGIN_MS);
+  }
+
+  windDown(
+    flows: FlowName[],
+    options: { barrier?: number; timeoutMs?: number } = {},
+  ): Promise<Result<'changeover-wind-down'>> {
+    return this.execute(
+      'changeover-wind-down',
+      { flows, ...options },
+      (options.timeoutMs ?? MEDIUM_MS) + MARGIN_MS,
+    );
+  }
+
+  changedFiles(
+    sinceMs: number,
+    limit: number,
+    under?: string[],
+  ): Promise<Result<'changeover-changed-files'>> {
+    const where = under === undefined ? {} : { under };
+    return this.execute('changeover-changed-files', { sinceMs, limit, ...where });
+  }
+
+  /** A whole file of the running guest, at most `maxBytes`. */
+  async readFile(path: string, maxBytes: number): Promise<Buffer> {
+    const handle = await this.execute('guest-file-open', { path, mode: 'r' });
+    try {
+      const { 'buf-b64': text } = await this.execute('guest-file-read', { handle, count: maxBytes });
+      return Buffer.from(text, 'base64');
+    } finally {
+      await this.execute('guest-file-close', { handle });
+    }
+  }
+
+  /** Replaces a file of the running guest, durably. */
+  async writeFile(path: string, data: Buffer): Promise<void> {
+    const handle = await this.execute('guest-file-open', { path, mode: 'w' });
+    try {
+      await this.execute('guest-file-write', { handle, 'buf-b64': data.toString('base64') });
+    } finally {
+      await this.execute('guest-file-close', { handle });
+    }
   }
 
   async resume(options: { reclaim?: boolean } = {}): Promise<number> {

@@ -29,6 +29,9 @@ export interface SwitchCounters {
   readonly held: number;
   readonly heldDropped: number;
   readonly rstSuppressed: number;
+  /** Packets from uplinks along the path, by destination MAC: the port's own, and another one. */
+  readonly arrived?: number;
+  readonly readdressed?: number;
   /** Longest time a held packet waited, ms. */
   readonly longestHoldMs: number;
 }
@@ -158,7 +161,15 @@ export interface MuxCommands extends CommandMap {
   /** Flows of an address: port they go to, whether steered, last packet. */
   flows: {
     arguments: { address: string; steered?: boolean };
-    result: { flow: FlowName; port: string; steered: boolean; state: string; idleMs: number }[];
+    /** `answered`, of UDP: the service's side spoke last. */
+    result: {
+      flow: FlowName;
+      port: string;
+      steered: boolean;
+      state: string;
+      idleMs: number;
+      answered?: boolean;
+    }[];
   };
   counters: {
     arguments: { address?: string };

@@ -46,6 +46,8 @@ const SEEN = {
   EXCEPT: 0x800,
   /** Waits although flows that are known pass. */
   HELD: 0x1000,
+  /** The service's side sent the last datagram. */
+  LOCAL_LAST: 0x2000,
 } as const;
 
 const RST = SEEN.LOCAL_RST | SEEN.REMOTE_RST;
@@ -279,7 +281,8 @@ export class FlowTable {
   /** Accounts one UDP datagram or ICMP echo message. */
   sawDatagram(flow: number, fromLocal: boolean, nowMs: number): void {
     this.lastMs[flow] = nowMs;
-    this.#seen[flow]! |= fromLocal ? SEEN.LOCAL : SEEN.REMOTE;
+    if (fromLocal) this.#seen[flow]! |= SEEN.LOCAL | SEEN.LOCAL_LAST;
+    else this.#seen[flow] = (this.#seen[flow]! | SEEN.REMOTE) & ~SEEN.LOCAL_LAST;
     if (this.#next[flow] === this.capacity + CLASS.DATAGRAM) return;
     this.#unlist(flow);
     this.#enlist(flow, CLASS.DATAGRAM);
@@ -325,6 +328,11 @@ export class FlowTable {
   /** The service's side began it. */
   beganLocally(flow: number): boolean {
     return (this.#seen[flow]! & SEEN.LOCAL_FIRST) !== 0;
+  }
+
+  /** Of datagrams: the service's side sent the last one. */
+  isAnswered(flow: number): boolean {
+    return (this.#seen[flow]! & SEEN.LOCAL_LAST) !== 0;
   }
 
   hasEnded(flow: number): boolean {

@@ -430,6 +430,10 @@ export class Forwarder {
         if (this.#out.observer !== undefined) this.#out.remark(notice.change.describe('inbound'));
       }
     }
+    if (port.isUplink && drain === undefined) {
+      if (this.#isFor(target)) service.since.arrived++;
+      else service.since.readdressed++;
+    }
     this.#address(target, buffer);
     if (this.#out.emit(target, buffer, offset, length) && drain !== undefined) service.since.steered++;
     if (flow >= 0 && !view.quoted && !this.#out.refused) this.#senders.account(flow, false, this.#out.nowMs);

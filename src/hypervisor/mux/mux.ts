@@ -337,6 +337,7 @@ export class Mux {
         steered: group !== 0,
         state: flows.stateName(flow),
         idleMs: nowMs - flows.lastMs[flow]!,
+        ...(name.protocol === 'udp' ? { answered: flows.isAnswered(flow) } : {}),
       });
     });
     return list;

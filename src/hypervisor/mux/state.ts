@@ -207,6 +207,8 @@ export class Counts implements SwitchCounters {
   held = 0;
   heldDropped = 0;
   rstSuppressed = 0;
+  arrived = 0;
+  readdressed = 0;
   longestHoldMs = 0;
 
   add(other: SwitchCounters): void {
@@ -215,6 +217,8 @@ export class Counts implements SwitchCounters {
     this.held += other.held;
     this.heldDropped += other.heldDropped;
     this.rstSuppressed += other.rstSuppressed;
+    this.arrived += other.arrived ?? 0;
+    this.readdressed += other.readdressed ?? 0;
     this.longestHoldMs = Math.max(this.longestHoldMs, other.longestHoldMs);
   }
 

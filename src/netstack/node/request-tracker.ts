@@ -37,9 +37,9 @@ export interface TrackedConnection {
 }
 
 export interface Quiesced {
-  /** Go on with requests that do not write, or cannot be moved. */
+  /** Go on with requests that do not write, or cannot be moved. With `all`: nothing is in flight on them, but they cannot be moved. */
   readonly draining: Flow[];
-  /** May still write after the budget. */
+  /** May still write after the budget; with `all`: have a request in flight after it. */
   readonly unfinished: Flow[];
   /** Frozen, ready to be exported. */
   readonly idle: Flow[];
@@ -118,6 +118,11 @@ class Track {
     if (this.#methods.some((method) => !SAFE_METHODS.has(method))) return 'unsafe';
     if (this.#methods.length > 0 || this.#messageOpen || this.kind === 'tls') return 'safe';
     return 'idle';
+  }
+
+  /** A request is in flight, or may be. Silent connections that cannot be moved are `safe` without it. */
+  get busy(): boolean {
+    return this.state === 'unsafe' || this.#methods.length > 0 || this.#messageOpen;
   }
 
   get flow(): Flow {
@@ -226,6 +231,8 @@ export class RequestTracker {
   readonly #clock: Clock;
   readonly #stateless: boolean;
   #freezing = false;
+  /** What `quiesce` waits for. */
+  #isAwaited: (track: Track) => boolean = isUnsafe;
   #waiters: (() => void)[] = [];
 
   constructor(options: TrackerOptions = {}) {
@@ -266,18 +273,22 @@ export class RequestTracker {
   }
 
   /**
-   * Freezes what is idle now, the others as soon as they are, and waits up to `budgetMs` until none is unsafe.
-   * New connections are frozen before their first byte is delivered. Undone by `resume`.
+   * Freezes what is idle now, the others as soon as they are, and waits up to `budgetMs` until none is unsafe (with `all`:
+   * until none is busy). New connections are frozen before their first byte is delivered. Undone by `resume`.
    */
-  async quiesce(budgetMs: number): Promise<Quiesced> {
+  async quiesce(budgetMs: number, all = false): Promise<Quiesced> {
     const startedMs = this.#clock.nowMs();
     this.#freezing = true;
+    this.#isAwaited = all ? isBusy : isUnsafe;
     for (const track of this.#open()) this.changed(track);
-    await this.#untilNoneUnsafe(budgetMs);
+    await this.#untilNoneAwaited(budgetMs);
     const open = this.#open();
+    const unfinished = open.filter(this.#isAwaited);
     return {
-      draining: open.filter((track) => track.state === 'safe').map((track) => track.flow),
-      unfinished: open.filter((track) => track.state === 'unsafe').map((track) => track.flow),
+      draining: open
+        .filter((track) => track.state === 'safe' && !unfinished.includes(track))
+        .map((track) => track.flow),
+      unfinished: unfinished.map((track) => track.flow),
       idle: open.filter((track) => track.socket.frozen).map((track) => track.flow),
       waitedMs: this.#clock.nowMs() - startedMs,
     };
@@ -314,6 +325,21 @@ export class RequestTracker {
     return { connections, kept };
   }
 
+  /**
+   * Ends our side of connections that cannot be moved and on which nothing is in flight; those that it ended. The peer reads
+   * everything that was sent, then the end, and opens a new connection for its next request.
+   */
+  windDown(only: readonly FlowKey[]): Flow[] {
+    const ended: Flow[] = [];
+    for (const track of this.#open()) {
+      const { flow } = track;
+      if (track.state !== 'safe' || track.busy || !only.some((o) => sameFlow(o, flow))) continue;
+      track.socket.end();
+      ended.push(flow);
+    }
+    return ended;
+  }
+
   /** @internal A connection may have become idle. */
   changed(track: Track): void {
     if (this.#freezing && track.state === 'idle' && !track.socket.destroyed) track.freeze();
@@ -326,14 +352,14 @@ export class RequestTracker {
 
   #wake(): void {
     if (this.#waiters.length === 0) return;
-    if (this.#open().some((track) => track.state === 'unsafe')) return;
+    if (this.#open().some(this.#isAwaited)) return;
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const waiter of waiters) waiter();
   }
 
-  #untilNoneUnsafe(budgetMs: number): Promise<void> {
-    if (!this.#open().some((track) => track.state === 'unsafe')) return Promise.resolve();
+  #untilNoneAwaited(budgetMs: number): Promise<void> {
+    if (!this.#open().some(this.#isAwaited)) return Promise.resolve();
     return new Promise((resolve) => {
       // Writes of protocols that are not HTTP are not announced: looked at now and then.
       let timer = this.#clock.after(0, () => {});
@@ -345,7 +371,7 @@ export class RequestTracker {
       };
       const look = () => {
         const leftMs = untilMs - this.#clock.nowMs();
-        if (leftMs <= 0 || !this.#open().some((track) => track.state === 'unsafe')) finish();
+        if (leftMs <= 0 || !this.#open().some(this.#isAwaited)) finish();
         else timer = this.#clock.after(Math.min(leftMs, 5), look);
       };
       this.#waiters.push(finish);
@@ -369,6 +395,14 @@ export class RequestTracker {
       response.once('close', () => track.responseEnded());
     });
   }
+}
+
+function isUnsafe(track: Track): boolean {
+  return track.state === 'unsafe';
+}
+
+function isBusy(track: Track): boolean {
+  return track.busy;
 }
 
 /** What names a flow of this stack. */

@@ -42,9 +42,10 @@ function renderTimeline(journal: readonly JournalEntry[]): string {
 export function renderReport(report: RunReport): string {
   const lines = [
     `run ${report.id}: ${report.service}, ${report.from} → ${report.to}, ${report.phase}`,
-    `strategy ${report.strategy}: ${report.strategyReason}`,
+    `strategy ${report.strategy}${report.procedure === undefined ? '' : ` by ${report.procedure}`}: ${report.strategyReason}`,
     `patches: ${report.patches.join(', ') || 'none'}`,
     ...report.patchResults.map((r) => `  ${r.file}: ${r.ok ? 'applied' : 'FAILED'} ${r.output.trim()}`),
+    ...renderFound(report),
     ...report.notices.map((notice) => `notice: ${notice}`),
     ...(report.reason === undefined ? [] : [`reason: ${report.reason}`]),
     '',
@@ -61,11 +62,42 @@ export function renderReport(report: RunReport): string {
   return lines.join('\n');
 }
 
+function renderFound(report: RunReport): string[] {
+  const { rehearsal, planned = [], systemChanges } = report;
+  const lines: string[] = [];
+  if (rehearsal !== undefined) {
+    lines.push(
+      `rehearsal: ${rehearsal.notRehearsed ?? `${rehearsal.same} of ${rehearsal.requests} requests answered alike`}`,
+      ...rehearsal.differences.map(
+        (d) => `  ${d.request}: ${d.what}: active ${d.active}, standby ${d.standby}`,
+      ),
+    );
+  }
+  if (planned.length > 0) lines.push('the cut would take these steps:');
+  lines.push(...planned.map(({ name, figure }) => `  ${name.padEnd(28)} ${figure}`));
+  if (systemChanges !== undefined) {
+    const { partition, sinceMs, files, more, carried, reason } = systemChanges;
+    const since = new Date(sinceMs).toISOString();
+    lines.push(
+      `written to the system disk of ${partition} since ${since}: ${reason ?? `${files.length} files${more ? ' and more' : ''}`}`,
+      ...files.map(
+        ({ path, size }) => `  ${path} ${size} bytes${carried.includes(path) ? ' (carried)' : ''}`,
+      ),
+    );
+  }
+  return lines;
+}
+
 function renderCut(title: string, cut: CutReport): string[] {
   return [
     `${title} ${cut.from} → ${cut.to} by ${cut.strategy} at ${new Date(cut.atMs).toISOString()}`,
     `  pause ${cut.pauseMs.toFixed(1)} ms (forecast ${cut.forecastPauseMs.toFixed(1)} ms), last delta ${cut.deltaBytes} bytes`,
     `  connections handed over ${cut.handedOver}, finished by ${cut.from} ${cut.draining}, abandoned ${cut.abandoned.length}`,
+    ...(cut.announced === undefined
+      ? []
+      : [
+          `  announcements ${cut.announced.sent}, traffic ${cut.announced.moved ? 'moved' : 'not seen to move'}: ${cut.announced.arrived} packets to the new hardware address, ${cut.announced.readdressed} directed`,
+        ]),
     ...cut.abandoned.map((flow) => `    abandoned ${flow}`),
     `  packets rewritten ${cut.packets.rewritten}, steered ${cut.packets.steered}, held ${cut.packets.held} (dropped ${cut.packets.heldDropped}), RST suppressed ${cut.packets.rstSuppressed}`,
   ];

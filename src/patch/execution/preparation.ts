@@ -11,8 +11,10 @@ import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { tableForGuest } from '../patch-table.ts';
 import { addressPairs } from '../policy.ts';
+import type { RehearsalReport } from '../rehearsal/index.ts';
+import { rehearsalSteps } from '../rehearsal/index.ts';
 import type { RunEnvironment } from '../run/environment.ts';
-import type { RunRecord } from '../run/record.ts';
+import type { PlannedStep, RunRecord, SystemChanges } from '../run/record.ts';
 import type { Facts, Step, StepTools } from '../run/step.ts';
 import { scanSystemDisk } from './malware.ts';
 
@@ -20,6 +22,8 @@ import { scanSystemDisk } from './malware.ts';
 const PROOF_LIMIT_MS = 60_000;
 const PROOF_QUIET_MS = 1000;
 const POLL_MS = 25;
+/** A copy's rate is believed after so long. */
+const FORECAST_AFTER_MS = 2_000;
 const BOOT_TIMEOUT_MS = 30_000;
 /** The guests' self-check; the active serves meanwhile: three rounds of it made its clients wait for up to 0.2 s. */
 const STANDBY_CHECK = { rounds: 8, connections: 16 };
@@ -30,6 +34,15 @@ export interface PreparationResult {
   patchResults: GuestPatchResult[];
   readonly hashes: Record<string, string>;
   readonly notices: string[];
+  rehearsal?: RehearsalReport;
+  /** Found out later: steps of the cut of a dry run; what the old system disk got after its cut. */
+  planned?: PlannedStep[];
+  systemChanges?: SystemChanges;
+}
+
+/** The standby has an address of its own until the cut: by H7 and H8. */
+function standsApart(record: RunRecord): boolean {
+  return record.procedure === undefined ? record.strategy === 'overlap' : record.procedure !== 'H6';
 }
 
 export function copyName(record: RunRecord): string {
@@ -42,7 +55,7 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
   const copy = copyName(record);
   const bootOptions = {
     addresses: addressPairs(record).map(({ address, second }) =>
-      record.strategy === 'overlap' && second !== undefined ? second : address,
+      standsApart(record) && second !== undefined ? second : address,
     ),
     isolated: true,
     applicationDisk: false,
@@ -173,6 +186,7 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
         return { phase: status.phase, handOverMs: standby.lastRoundMs };
       },
     },
+    ...rehearsalSteps(env, record, bootOptions, result),
   ];
 }
 
@@ -209,6 +223,14 @@ async function copyDisks(env: RunEnvironment, record: RunRecord, tools: StepTool
       ...(status.etaMs === undefined ? {} : { etaMs: status.etaMs }),
     });
     const elapsedMs = env.clock.nowMs() - startedMs;
+    const forecastMs = elapsedMs + (elapsedMs < FORECAST_AFTER_MS ? 0 : (status.etaMs ?? 0));
+    if (elapsedMs <= policy.budget.copyMs && forecastMs > policy.budget.copyMs) {
+      throw new PatchError(
+        'over-budget',
+        `the copy is forecast to take ${Math.round(forecastMs)} ms, the budget is ${policy.budget.copyMs} ms: ${status.copied} of ${status.total} bytes copied at ${Math.round(status.bytesPerSecond)} bytes/s, written at ${Math.round(status.writeRate)} bytes/s`,
+        { remedy: 'raise patching.budget.copyMs or run when less is written' },
+      );
+    }
     if (elapsedMs > policy.budget.copyMs) {
       throw new PatchError(
         'over-budget',

@@ -3,6 +3,7 @@ import type { DisksClient, HypervisorSurface, MuxClient } from '../../hypervisor
 import type { Journal } from '../journal.ts';
 import type { PatchTableStore } from '../patch-table.ts';
 import type { HealthCheck, PatchingPolicy, ServiceSpec } from '../policy.ts';
+import type { HttpAnswer } from '../rehearsal/index.ts';
 import type { PauseCalibration } from './calibration.ts';
 
 /** Answer of one health check. */
@@ -12,6 +13,25 @@ export interface ProbeAnswer {
   /** Status line, or why there was no answer. */
   readonly detail: string;
   /** Source port that the probe used: the flow can be looked up at the mux. */
+  readonly localPort: number;
+}
+
+/** One HTTP request of the probe, on a connection of its own. */
+export interface ProbeRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string;
+  /** What the Host header names. */
+  readonly host: string;
+  readonly port: number;
+  readonly timeoutMs: number;
+}
+
+export interface ProbeExchange {
+  /** Absent when there was none that is whole; `detail` says why. */
+  readonly answer?: HttpAnswer;
+  readonly detail: string;
   readonly localPort: number;
 }
 
@@ -25,6 +45,8 @@ export interface ServiceProbe {
   pulse(address: string, health: HealthCheck): Promise<ProbeAnswer | undefined>;
   /** Does `work` with the probe's port to itself; pulses under way are abandoned. */
   privately<T>(work: () => Promise<T>): Promise<T>;
+  /** Never throws. */
+  exchange(address: string, request: ProbeRequest): Promise<ProbeExchange>;
   /** The probe's addresses, text form. */
   readonly addresses: readonly string[];
   /** Name of its port at the mux. */

@@ -1,5 +1,7 @@
 import type { GuestPatchResult } from '../../channel/index.ts';
-import type { Strategy } from '../policy.ts';
+import type { AddressPair } from '../policy.ts';
+import type { RehearsalReport } from '../rehearsal/index.ts';
+import type { Procedure, Strategy } from '../strategy.ts';
 import type { PauseForecast } from './calibration.ts';
 import type { RunPhase } from './phase.ts';
 import type { StepReport } from './step.ts';
@@ -13,6 +15,8 @@ export interface RunRecord {
   /** The standby. */
   readonly to: string;
   readonly strategy: Strategy;
+  /** Absent in the journals of earlier versions: H8 for `overlap`, else H6. */
+  readonly procedure?: Procedure;
   readonly strategyReason: string;
   /** Service address, CIDR. */
   readonly address: string;
@@ -22,6 +26,8 @@ export interface RunRecord {
   /** The same over IPv6. */
   readonly address6?: string;
   readonly second6?: string;
+  /** Further addresses, CIDR; all of them move together. */
+  readonly also?: readonly AddressPair[];
   readonly hasApplicationDisk: boolean;
   /** Patch files flagged for it. */
   readonly patches: readonly string[];
@@ -51,10 +57,43 @@ export interface CutReport {
   handedOver: number;
   /** Connections that were finished by the old partition. */
   draining: number;
+  /** How the network was told, and whether traffic was seen to follow. */
+  announced?: Announced;
   /** Flows that were still open at the drain deadline. */
   abandoned: string[];
   packets: PacketCounts;
   readonly deltaBytes: string;
+}
+
+/** Announcements after a cut, and what clients were seen to do. */
+export interface Announced {
+  /** Announcements of each address. */
+  readonly sent: number;
+  /** Packets for the service that came with the hardware address of its new holder, and with another one. */
+  readonly arrived: number;
+  readonly readdressed: number;
+  /** The last interval with traffic had none for the old hardware address. */
+  readonly moved: boolean;
+}
+
+/** What a partition wrote to its system disk after that was cut: it is not on the copy. */
+export interface SystemChanges {
+  readonly partition: string;
+  /** From when on, ms since 1970. */
+  readonly sinceMs: number;
+  readonly files: readonly { readonly path: string; readonly size: number }[];
+  /** There are more than are listed. */
+  readonly more: boolean;
+  /** Those that were put onto the other partition's disk before its application started. */
+  readonly carried: readonly string[];
+  /** Why nothing could be listed. */
+  readonly reason?: string;
+}
+
+/** A step that a run would take, for a dry run. */
+export interface PlannedStep {
+  readonly name: string;
+  readonly figure: string;
 }
 
 /** What the outside sees of a run. */
@@ -69,6 +108,10 @@ export interface RunReport extends RunRecord {
   readonly patchResults: readonly GuestPatchResult[];
   readonly capture?: string;
   readonly hashes: Readonly<Record<string, string>>;
+  readonly rehearsal?: RehearsalReport;
+  readonly systemChanges?: SystemChanges;
+  /** Of a dry run: the steps of the cut that was not made. */
+  readonly planned?: readonly PlannedStep[];
   readonly notices: readonly string[];
   /** Why it was undone or is not complete. */
   readonly reason?: string;

@@ -10,18 +10,22 @@ import { PatchError } from '../errors.ts';
 import { capturePath, prepareEvidence, writeEvidence } from '../evidence/index.ts';
 import type { PreparationResult } from '../execution/index.ts';
 import { copyName, ensureStopped, preparationSteps } from '../execution/index.ts';
-import type { Strategy } from '../policy.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
+import type { Strategy } from '../strategy.ts';
 import type { DrainResult } from '../switching/index.ts';
 import {
+  announceUntilMoved,
   checkThroughUplink,
+  cutPlan,
   drain,
-  flowsOf,
   holdPlan,
   Move,
-  overlapPlan,
+  nobodyWaits,
+  plannedSteps,
   requireQuiet,
   returnSteps,
+  systemChanges,
+  undoPlan,
   verifyStep,
 } from '../switching/index.ts';
 import type { PauseForecast } from './calibration.ts';
@@ -30,7 +34,7 @@ import { forecastPause } from './forecast.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
-import type { CutPlan, Engine, Stage, Step, StepReport } from './step.ts';
+import type { Engine, Stage, Step, StepReport } from './step.ts';
 import { doSteps, stepsOf, undoSteps } from './step.ts';
 
 /** Old flows get this long to end by themselves, ms. */
@@ -87,9 +91,7 @@ export class Run {
       ...(this.#forecastParts === undefined ? {} : { forecastParts: this.#forecastParts.parts }),
       ...(this.#capture === undefined ? {} : { capture: this.#capture }),
       ...(this.#reason === undefined ? {} : { reason: this.#reason }),
-      patchResults: this.#preparation.patchResults,
-      hashes: this.#preparation.hashes,
-      notices: this.#preparation.notices,
+      ...this.#preparation,
     };
   }
 
@@ -115,6 +117,13 @@ export class Run {
     this.#enter('ready');
   }
 
+  /** For a dry run: what the cut would do. Only in phase `ready`. */
+  async plan(): Promise<void> {
+    this.#require('ready', 'planned');
+    const move = new Move(this.#env, this.record, { ...this.#there(), reverse: this.#reverseName() });
+    this.#preparation.planned = await plannedSteps(move);
+  }
+
   /** 710. Ends in phase `probation`; when it fails before clients were moved, everything is undone. */
   async cut(): Promise<void> {
     this.#require('ready', 'cut');
@@ -136,7 +145,7 @@ export class Run {
       throw error;
     }
     const move = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
-    const plan = this.#plan(move);
+    const plan = await cutPlan(move);
     try {
       await doSteps(this.#engine(), plan.reversible);
     } catch (error) {
@@ -219,7 +228,7 @@ export class Run {
     this.#require('probation', 'committed');
     const env = this.#env;
     this.#watch?.stop();
-    await this.#finishDrain(DRAIN_DEADLINE_MS);
+    await this.#finishDrain(env.policy.budget.oldFlowsMs ?? DRAIN_DEADLINE_MS);
     for (const { address } of addressPairs(this.record)) {
       await env.mux.execute('notice-cancel', { address: bareAddress(address), force: true });
     }
@@ -277,14 +286,10 @@ export class Run {
     there.recallConnections();
     this.#phase = last === 'undoing' ? 'preparing' : last;
     await this.#undo(
-      [...this.#prepareSteps, ...stepsOf(this.#plan(there).reversible)],
+      [...this.#prepareSteps, ...stepsOf(undoPlan(there).reversible)],
       new PatchError('cancelled', `the control process ended while the run was ${last}`),
     );
     return `run ${this.record.id} was ${last}: it has been undone`;
-  }
-
-  #plan(move: Move): CutPlan {
-    return this.record.strategy === 'overlap' ? overlapPlan(move) : holdPlan(move);
   }
 
   /**
@@ -312,7 +317,7 @@ export class Run {
         const ports = { from: move.port(move.from), to: move.port(move.to) };
         await attempt(
           'the switch',
-          mux.execute('switch', { address, ...ports, moved: flowsOf(address, moved) }),
+          mux.execute('switch', { address, ...ports, moved: move.flowsOf(address, moved) }),
         );
       }
     }
@@ -389,9 +394,8 @@ export class Run {
     this.#enter('undone');
   }
 
-  /** Nobody waits for `overlap`. */
   async #forecast(way: { from: string; to: string; copy: string }, strategy: Strategy): Promise<number> {
-    if (strategy === 'overlap') return 0;
+    if (strategy === this.record.strategy && (await nobodyWaits(this.#env, this.record))) return 0;
     this.#forecastParts = await forecastPause(this.#env, this.record, way);
     return this.#forecastParts.pauseMs;
   }
@@ -447,7 +451,7 @@ export class Run {
     const work = async (): Promise<DrainResult> => {
       const result = await drain(
         move,
-        DRAIN_DEADLINE_MS,
+        this.#env.policy.budget.oldFlowsMs ?? DRAIN_DEADLINE_MS,
         (moved) => {
           cut.handedOver += moved;
         },
@@ -458,10 +462,18 @@ export class Run {
         await move.each((address) => this.#env.mux.execute('notice-cancel', { address }));
       }
       await count();
+      if (move.from === this.record.from) this.#preparation.systemChanges = await systemChanges(move);
       writeEvidence(this.report(), this.#env.journal.read(this.record.id));
       this.#onChange(this.report());
       return result;
     };
+    void announceUntilMoved(
+      move,
+      (announced) => {
+        cut.announced = announced;
+      },
+      () => stopped,
+    );
     const promise = work().catch((error): DrainResult => {
       this.#env.log.warn('draining ended early', { run: this.record.id, reason: messageOf(error) });
       return { handedOver: 0, abandoned: [] };

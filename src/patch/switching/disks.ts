@@ -1,6 +1,7 @@
 /** The application disk's part of a move: last delta and fence (904, 905), the log for the way back, mount and start. */
 import { join } from 'node:path';
 import { messageOf } from '../../common/index.ts';
+import { PatchError } from '../errors.ts';
 import { ensureStopped } from '../execution/index.ts';
 import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
@@ -70,12 +71,50 @@ export function startReverseLog(move: Move): Step {
   };
 }
 
+const MAX_CARRIED_FILES = 256;
+const MAX_CARRIED_BYTES = 16 * 1024 * 1024;
+
+/**
+ * What the old partition wrote to its system disk since that was cut is not on the new one's. Files that the configuration
+ * names are carried; everything else is listed in the report. No step where nothing is named.
+ */
+export function carrySystemFiles(move: Move): Step[] {
+  const { env, from, to } = move;
+  const { carry = [] } = env.policy;
+  if (carry.length === 0) return [];
+  return [
+    {
+      name: 'carry-system-files',
+      figure: '',
+      do: async () => {
+        const old = env.hypervisor.control(from);
+        const { files, more } = await old.changedFiles(move.systemCutMs, MAX_CARRIED_FILES, [...carry]);
+        const large = files.find(({ size }) => size > MAX_CARRIED_BYTES);
+        if (more || large !== undefined) {
+          const what =
+            large === undefined
+              ? `more than ${MAX_CARRIED_FILES} files`
+              : `${large.path}, ${large.size} bytes`;
+          throw new PatchError('over-budget', `too much was written where patching.carry points: ${what}`, {
+            remedy: 'name fewer files, or keep such data on the application disk',
+          });
+        }
+        for (const { path, size } of files) {
+          await env.hypervisor.control(to).writeFile(path, await old.readFile(path, size + 1));
+        }
+        move.carried = files.map(({ path }) => path);
+        return { files: move.carried };
+      },
+    },
+  ];
+}
+
 /** Attaches the application disk to the new active and starts the application on it. */
-export function startApplication(move: Move, timeoutMs: number): Step {
+export function startApplication(move: Move, timeoutMs: number, figure = '1304'): Step {
   const { env, to } = move;
   return {
     name: 'start-application',
-    figure: '1304',
+    figure,
     do: async () => {
       if (move.record.hasApplicationDisk) await env.hypervisor.exportApplicationDisk(to, true);
       const started = await env.hypervisor.control(to).startApplication(timeoutMs);

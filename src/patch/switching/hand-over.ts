@@ -6,9 +6,11 @@
 import type { ConnectionState, FlowName } from '../../channel/index.ts';
 import { messageOf } from '../../common/index.ts';
 import type { Move } from './move.ts';
-import { flowsOf, nextBarrier } from './move.ts';
+import { nextBarrier } from './move.ts';
 
 const ROUND_MS = 200;
+/** UDP flows that were answered and have been quiet for so long follow the path, ms. */
+const QUIET_DATAGRAMS_MS = 1_000;
 /** A round that moves nobody yet is worth a hold only for so long, ms. */
 const HOLD_LIMIT_MS = 2_000;
 
@@ -28,7 +30,7 @@ export async function handOverIdle(move: Move): Promise<number> {
     return 0;
   }
   const parts = move.addresses
-    .map((address) => ({ address, flows: flowsOf(address, idle) }))
+    .map((address) => ({ address, flows: move.flowsOf(address, idle) }))
     .filter(({ flows }) => flows.length > 0);
   const barrier = nextBarrier();
   try {
@@ -46,10 +48,10 @@ export async function handOverIdle(move: Move): Promise<number> {
       timeoutMs: HOLD_LIMIT_MS,
       flows: idle,
     });
-    const renamed = connections.map((connection) => underAddress(connection, move.addresses));
+    const renamed = connections.map((connection) => underAddress(connection, move));
     // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
     for (const { address } of parts) {
-      const flows = flowsOf(
+      const flows = move.flowsOf(
         address,
         renamed.map((connection) => connection.flow),
       );
@@ -67,9 +69,10 @@ export async function handOverIdle(move: Move): Promise<number> {
 }
 
 /** A connection that left under the old partition's second address arrives under the service address. */
-function underAddress(connection: ConnectionState, addresses: readonly string[]): ConnectionState {
+function underAddress(connection: ConnectionState, move: Move): ConnectionState {
   const { flow } = connection;
-  const localAddress = addresses.find((address) => flowsOf(address, [flow]).length > 0) ?? flow.localAddress;
+  const localAddress =
+    move.addresses.find((address) => move.flowsOf(address, [flow]).length > 0) ?? flow.localAddress;
   return { ...connection, flow: { ...flow, localAddress } };
 }
 
@@ -81,24 +84,53 @@ export async function drain(
   stopped: () => boolean,
 ): Promise<DrainResult> {
   const { env } = move;
-  const { mux, clock } = env;
+  const { clock } = env;
   const untilMs = clock.nowMs() + deadlineMs;
   let handedOver = 0;
   let left: FlowName[] = [];
   while (!stopped()) {
+    const late = clock.nowMs() >= untilMs;
     try {
       const moved = await handOverIdle(move);
       handedOver += moved;
       if (moved > 0) onMoved(moved);
+      if (late) await endSilent(move);
     } catch (error) {
       env.log.warn('hand-over of idle connections failed, will be tried again', { reason: messageOf(error) });
     }
-    // A flow that has ended stays listed for a while, so that its last segments find their way.
-    const listed = await move.each((address) => mux.execute('flows', { address, steered: true }));
-    const steered = listed.flat().filter((f) => f.state !== 'closed');
-    left = steered.map((f) => f.flow);
-    if (left.length === 0 || clock.nowMs() >= untilMs) break;
+    left = await steeredFlows(move, late);
+    if (left.length === 0 || late) break;
     await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
   }
   return { handedOver, abandoned: left };
+}
+
+/**
+ * Flows that the old partition still has. Of UDP those follow the path whose last datagram was the answer, when they have been
+ * quiet for a while, or at the deadline: nothing is in flight on them, and their next request finds the new active.
+ */
+async function steeredFlows(move: Move, late: boolean): Promise<FlowName[]> {
+  const { mux } = move.env;
+  const left: FlowName[] = [];
+  for (const address of move.addresses) {
+    const answered: FlowName[] = [];
+    // A flow that has ended stays listed for a while, so that its last segments find their way.
+    for (const f of await mux.execute('flows', { address, steered: true })) {
+      if (f.state === 'closed') continue;
+      if (f.answered === true && (late || f.idleMs >= QUIET_DATAGRAMS_MS)) answered.push(f.flow);
+      else left.push(f.flow);
+    }
+    if (answered.length > 0) await mux.execute('flows-moved', { address, flows: answered });
+  }
+  return left;
+}
+
+/** At the deadline: our side of connections that cannot be moved and on which nothing is in flight. */
+async function endSilent(move: Move): Promise<void> {
+  const { env, from } = move;
+  const control = env.hypervisor.control(from);
+  const { connections } = await control.connections();
+  const { ended } = await control.windDown(connections.map(({ flow }) => flow));
+  if (ended.length > 0)
+    env.log.info('silent connections were ended', { partition: from, count: ended.length });
 }

@@ -1,49 +1,73 @@
 /**
- * `hold`: H6 (Fig 13, 14) with new requests held inside the mux instead of refused.
+ * `hold`, and `drain` of a service that writes: H6 (Figs 13, 14) or H7 (Figs 15-17) with new requests held inside the mux
+ * instead of refused.
  *
- *   hold-new-requests        1301   SYNs and first datagrams wait in the mux
- *   complete-accepted        1302   idle connections are frozen; requests that may write complete; safe ones go on
- *   hold-connections                everything of the address waits, except draining flows; a barrier frame follows
- *   take-connections                the frozen connections leave the old stack with their TCP state
- *   cut-application-disk     905    last delta, fence
+ *                               H6          H7
+ *   hold-new-requests          1301        1501   SYNs and first datagrams wait in the mux
+ *   complete-accepted-requests 1302        1502   idle connections are frozen; requests complete, or those that may write
+ *   hold-connections                              everything of the address waits, except draining flows; a barrier follows
+ *   take-connections                              the frozen connections leave the old stack with their TCP state
+ *   cut-application-disk        905         905   last delta, fence
  *   start-reverse-log
- *   start-application        1304   the new active mounts the disk and starts the application
- *   check-standby-service    1304   healthy over the private path
- *   switch-network           1303   one operation of the mux: path, steering of draining flows
- *   put-connections                 the connections go on in the new stack
- *   release-held             1304   held packets go on in order; gratuitous ARP
+ *   carry-system-files                            what the administrator named and was written since the system disk's cut
+ *   start-application          1304        1506   the new active mounts the disk and starts the application
+ *   check-standby-service      1304        1506   healthy over the private path
+ *   alter-own-address                      1503   H7: the old partition takes the second address,
+ *   request-address                        1504   and the new one, asked through the control program, the service address
+ *   switch-network             1303               one operation of the mux: path, steering of draining flows
+ *   put-connections                               the connections go on in the new stack
+ *   release-held               1304        1505   held packets go on in order; announcements
  *
  * Until `switch-network` the undo of each step brings the old state back and nobody was refused: held packets go to the old
  * partition, its connections return to it, its disk is writable again. `switch-network` first writes down that the new active
  * serves: as soon as connections are put into it, it may acknowledge writes. From there the way back is a rollback, which carries them.
+ *
+ * By H7 both addresses change while everything for them waits: nobody outside can see one without the other.
  */
 import { PatchError } from '../errors.ts';
 import type { CutPlan, Stage, Step } from '../run/step.ts';
-import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
-import { flowsOf, nextBarrier } from './move.ts';
+import { nextBarrier } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
 /** Held packets wait no longer than this, ms; then the mux lets them go to whoever has the path. */
 const HOLD_TIMEOUT_MS = 10_000;
 const START_TIMEOUT_MS = 8_000;
-const ANNOUNCEMENTS = 3;
-const ANNOUNCEMENT_INTERVAL_MS = 250;
+const BARRIER_MS = 2_000;
+const NAMES_TOLD = 8;
 
-export function holdPlan(move: Move): CutPlan {
+/** Default: requests that may write, for `budget.quiesceMs`. */
+export interface HoldOptions {
+  /** Every accepted request is waited for, also those that only read. */
+  readonly all: boolean;
+  /** For so long, ms. */
+  readonly budgetMs: number;
+}
+
+export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
+  const options = given ?? { all: false, budgetMs: env.policy.budget.quiesceMs };
+  const exchange = move.procedure === 'H7';
+  const figure = (h6: string, h7: string) => (exchange ? h7 : h6);
+  const all = options.all || exchange;
   let barrier = 0;
 
   const takeConnections: Step = {
     name: 'take-connections',
     figure: '',
     do: async () => {
-      const { connections, neighbors } = await hypervisor
-        .control(from)
-        .exportConnections({ barrier, timeoutMs: 2_000, flows: move.idle });
+      const old = hypervisor.control(from);
+      const { connections, neighbors } = await old.exportConnections({
+        barrier,
+        timeoutMs: BARRIER_MS,
+        flows: move.idle,
+      });
       move.keepConnections(connections, neighbors);
-      return { connections: connections.length };
+      if (!all || move.draining.length === 0) return { connections: connections.length };
+      const { ended } = await old.windDown(move.draining, { barrier, timeoutMs: BARRIER_MS });
+      return { connections: connections.length, ended: ended.length };
     },
   };
 
@@ -66,14 +90,14 @@ export function holdPlan(move: Move): CutPlan {
   const reversible: Stage[] = [
     {
       name: 'hold-new-requests',
-      figure: '1301',
+      figure: figure('1301', '1501'),
       do: async () => {
         move.startedMs = clock.nowMs();
         await move.each((address) =>
           mux.execute('hold-start', {
             address,
             scope: 'new-flows',
-            limits: { timeoutMs: HOLD_TIMEOUT_MS },
+            limits: { timeoutMs: HOLD_TIMEOUT_MS + options.budgetMs },
           }),
         );
         return undefined;
@@ -84,16 +108,11 @@ export function holdPlan(move: Move): CutPlan {
     },
     {
       name: 'complete-accepted-requests',
-      figure: '1302',
+      figure: figure('1302', '1502'),
       do: async () => {
-        const quiesced = await hypervisor.control(from).quiesce(env.policy.budget.quiesceMs);
-        if (quiesced.unfinished.length > 0) {
-          throw new PatchError(
-            'over-budget',
-            `${quiesced.unfinished.length} requests that may write were not complete after ${env.policy.budget.quiesceMs} ms`,
-            { remedy: 'raise patching.budget.quiesceMs, or cut when the service is quieter' },
-          );
-        }
+        const quiesced = await hypervisor.control(from).quiesce(options.budgetMs, all);
+        if (quiesced.unfinished.length > 0)
+          throw unfinished(move, quiesced.unfinished, all, options.budgetMs);
         move.draining = quiesced.draining;
         move.idle = quiesced.idle;
         return {
@@ -118,7 +137,7 @@ export function holdPlan(move: Move): CutPlan {
           mux.execute('hold-start', {
             address,
             scope: 'all',
-            except: flowsOf(address, move.draining),
+            ...(all ? {} : { except: move.flowsOf(address, move.draining) }),
             ...(address === last ? { barrier } : {}),
             limits: { timeoutMs: HOLD_TIMEOUT_MS },
           }),
@@ -129,44 +148,57 @@ export function holdPlan(move: Move): CutPlan {
     {
       parallel: [
         [takeConnections],
-        [cutApplicationDisk(move), startReverseLog(move), startApplication(move, START_TIMEOUT_MS)],
+        [
+          cutApplicationDisk(move),
+          startReverseLog(move),
+          ...carrySystemFiles(move),
+          startApplication(move, START_TIMEOUT_MS, figure('1304', '1506')),
+        ],
       ],
     },
-    checkThroughPrivatePath(move, move.addresses),
+    checkThroughPrivatePath(
+      move,
+      exchange ? move.exchanged.map(({ second }) => second) : move.addresses,
+      figure('1304', '1506'),
+    ),
+    ...(exchange ? exchangeAddresses(move) : []),
   ];
 
   const final: Stage[] = [
     {
       name: 'switch-network',
-      figure: '1303',
+      figure: figure('1303', ''),
       do: async () => {
         env.roles.setActive(move.record.service, to);
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
         const flows = move.connections.map((c) => c.flow);
-        const [first, ...also] = move.addresses.map((address) => ({
+        const [first, ...also] = move.pairs.map(({ address, second }) => ({
           address,
-          moved: flowsOf(address, flows),
+          moved: move.flowsOf(address, flows),
+          // Only the last segments of connections that are being closed still come from the second address.
+          ...(exchange && second !== undefined && move.draining.length > 0 ? { notice: { second } } : {}),
         }));
         const ports = { from: move.port(from), to: move.port(to) };
-        const { steered, also: others = [] } = await mux.execute('switch', { ...first!, ...ports, also });
+        const seconds = exchange ? move.exchanged.map(({ second }) => second) : [];
+        const { steered, also: others = [] } = await mux.execute('switch', {
+          ...first!,
+          ...ports,
+          ...(exchange ? { addresses: { [ports.from]: seconds, [ports.to]: move.addresses } } : {}),
+          also,
+        });
+        for (const second of seconds)
+          await mux.execute('path-set', { address: second, port: move.port(from) });
         return { steered: others.reduce((sum, other) => sum + other.steered, steered) };
       },
     },
     putConnections,
     {
       name: 'release-held',
-      figure: '1304',
+      figure: figure('1304', '1505, 1603'),
       do: async () => {
         const released = await move.each((address) => mux.execute('hold-release', { address }));
         move.endedMs = clock.nowMs();
-        await move.each((address) =>
-          mux.execute('announce', {
-            address,
-            port: move.port(to),
-            count: ANNOUNCEMENTS,
-            intervalMs: ANNOUNCEMENT_INTERVAL_MS,
-          }),
-        );
+        await move.announce();
         return {
           released: released.reduce((sum, hold) => sum + hold.released, 0),
           longestHoldMs: Math.max(...released.map((hold) => hold.longestHoldMs)),
@@ -175,4 +207,61 @@ export function holdPlan(move: Move): CutPlan {
     },
   ];
   return { reversible, final };
+}
+
+/** 1503, 1504 with 1601, 1602, 1604: without any network device involved, while everything for both addresses waits. */
+function exchangeAddresses(move: Move): Step[] {
+  const { from, to } = move;
+  return [
+    {
+      name: 'alter-own-address',
+      figure: '1503',
+      do: async () => {
+        for (const { address, second } of move.exchanged) await alter(move, from, address, second);
+        return { partition: from };
+      },
+      undo: async () => {
+        for (const { address, second } of move.exchanged) await alter(move, from, second, address);
+      },
+    },
+    {
+      name: 'request-address',
+      figure: '1504, 1601, 1602, 1604',
+      do: async () => {
+        for (const { address, second } of move.exchanged) await alter(move, to, second, address);
+        return { partition: to, addresses: move.addresses };
+      },
+      undo: async () => {
+        for (const { address, second } of move.exchanged) await alter(move, to, address, second);
+      },
+    },
+  ];
+}
+
+/** Does nothing where it was done before. */
+async function alter(move: Move, partition: string, before: string, after: string): Promise<void> {
+  const control = move.env.hypervisor.control(partition);
+  const { addresses } = await control.status();
+  if (!addresses.some((own) => own.split('/')[0] === before)) return;
+  await control.prepareAddress(before, after);
+  await control.alterAddress(before, after);
+}
+
+function unfinished(
+  move: Move,
+  flows: readonly { remoteAddress: string; remotePort: number; localPort: number }[],
+  all: boolean,
+  budgetMs: number,
+): PatchError {
+  const names = flows
+    .slice(0, NAMES_TOLD)
+    .map((f) => `${f.remoteAddress}:${f.remotePort} at port ${f.localPort}`);
+  if (flows.length > NAMES_TOLD) names.push(`${flows.length - NAMES_TOLD} more`);
+  const what = all ? 'requests' : 'requests that may write';
+  const key = move.record.strategy === 'drain' ? 'drainMs' : 'quiesceMs';
+  return new PatchError(
+    'over-budget',
+    `${flows.length} ${what} were not complete after ${budgetMs} ms: ${names.join(', ')}`,
+    { remedy: `raise patching.budget.${key}, or cut when the service is quieter` },
+  );
 }

@@ -5,6 +5,7 @@ import { PatchError } from '../errors.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
+import type { Procedure } from '../strategy.ts';
 
 /** One move of a service between two partitions; lives in memory during the cut. */
 export class Move {
@@ -25,6 +26,8 @@ export class Move {
   connections: ConnectionState[] = [];
   neighbors: Neighbor[] = [];
   handedOver = 0;
+  /** Files of the system disk that were carried along. */
+  carried: string[] = [];
 
   constructor(
     env: RunEnvironment,
@@ -62,11 +65,24 @@ export class Move {
     this.neighbors = kept.facts['neighbors'] as Neighbor[];
   }
 
+  get procedure(): Procedure {
+    return this.record.procedure ?? (this.record.strategy === 'overlap' ? 'H8' : 'H6');
+  }
+
   get #stateName(): string {
     return `connections ${this.from} → ${this.to}`;
   }
 
-  /** Of every address that moves, IPv4 first. */
+  /** From when on the system disk of `from` has what that of `to` has not, ms since 1970. */
+  get systemCutMs(): number {
+    const step = this.from === this.record.from ? 'cut-system-disk' : 'switch-network';
+    const entries = this.env.journal.read(this.record.id);
+    return (
+      entries.findLast((e) => e.kind === 'step-begun' && e.name === step)?.atMs ?? this.record.startedAtMs
+    );
+  }
+
+  /** Of every address that moves, the main one first. */
   get addresses(): string[] {
     return this.pairs.map(({ address }) => address);
   }
@@ -83,6 +99,29 @@ export class Move {
     const results: T[] = [];
     for (const address of this.addresses) results.push(await work(address));
     return results;
+  }
+
+  /** Each address with its second one. Throws `bad-combination` where one has none. */
+  get exchanged(): { readonly address: string; readonly second: string }[] {
+    return this.pairs.map(({ address, second }) => {
+      if (second !== undefined) return { address, second };
+      throw new PatchError('bad-combination', `${address} of ${this.record.service} has no second address`, {
+        remedy: 'give services[].second (and second6), or use hold or drain by H6',
+      });
+    });
+  }
+
+  /** Those flows, however the partition names its own side, that belong to a service address. */
+  flowsOf(address: string, flows: readonly FlowName[]): FlowName[] {
+    const second = this.pairs.find((pair) => pair.address === address)?.second;
+    return flows.filter(({ localAddress }) => localAddress === address || localAddress === second);
+  }
+
+  /** Each address once, by the new active's uplink. */
+  async announce(): Promise<void> {
+    await this.each((address) =>
+      this.env.mux.execute('announce', { address, port: this.port(this.to), count: 1 }),
+    );
   }
 
   /** Name of a partition's first port at the mux. */
@@ -103,15 +142,6 @@ export class Move {
       throw new PatchError('no-such-service', `there is no service ${this.record.service}`);
     return found;
   }
-}
-
-/** Those flows, however the partition names its own side, whose service address is of the family of `address`. */
-export function flowsOf(address: string, flows: readonly FlowName[]): FlowName[] {
-  return flows.filter((flow) => isIpv6Text(flow.remoteAddress) === isIpv6Text(address));
-}
-
-function isIpv6Text(address: string): boolean {
-  return address.includes(':');
 }
 
 let lastBarrier = Math.floor(Math.random() * 0x4000_0000);

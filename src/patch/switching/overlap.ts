@@ -16,34 +16,26 @@
  */
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
-import { QUIET_MS } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 import type { CutPlan, Stage } from '../run/step.ts';
-import { cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import { QUIET_MS } from '../strategy.ts';
+import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import type { Move } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
 const START_TIMEOUT_MS = 10_000;
-const ANNOUNCEMENTS = 3;
-const ANNOUNCEMENT_INTERVAL_MS = 250;
 
 export function overlapPlan(move: Move): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
-  const pairs = move.pairs.flatMap(({ address, second }) =>
-    second === undefined ? [] : [{ address, second }],
-  );
-  if (pairs.length < move.pairs.length) {
-    throw new PatchError('not-quiet', `service ${move.record.service} has no second address`, {
-      remedy: 'give services[].second (and second6), or use strategy hold',
-    });
-  }
+  const pairs = move.exchanged;
   const seconds = pairs.map(({ second }) => second);
 
   const reversible: Stage[] = [
     cutApplicationDisk(move),
     startReverseLog(move),
+    ...carrySystemFiles(move),
     startApplication(move, START_TIMEOUT_MS),
     checkThroughPrivatePath(move, seconds),
     {
@@ -98,14 +90,7 @@ export function overlapPlan(move: Move): CutPlan {
       name: 'announce-address',
       figure: '2203',
       do: async () => {
-        await move.each((address) =>
-          mux.execute('announce', {
-            address,
-            port: move.port(to),
-            count: ANNOUNCEMENTS,
-            intervalMs: ANNOUNCEMENT_INTERVAL_MS,
-          }),
-        );
+        await move.announce();
         return undefined;
       },
     },

@@ -5,7 +5,7 @@
  *   stop-old                it ends; its disks are as the cut left them
  *   boot-old                it boots again, isolated, application disk unattached
  *   replay-reverse-log      rounds, until what is left is small
- *   then the steps of `hold`, from the new active to the old one
+ *   then the steps of `hold`, from the new active to the old one, by the procedure that led there: H6, after H8 too, or H7
  */
 
 import { ensureStopped } from '../execution/index.ts';
@@ -47,7 +47,9 @@ export function returnSteps(move: Move, waitForDrain: () => Promise<string[]>): 
       figure: '707',
       do: async () => {
         const status = await hypervisor.startPartition(to, {
-          addresses: addressPairs(move.record).map(({ address }) => address),
+          addresses: addressPairs(move.record).map(({ address, second }) =>
+            move.procedure === 'H7' && second !== undefined ? second : address,
+          ),
           isolated: true,
           applicationDisk: false,
           startApplication: false,

@@ -4,12 +4,12 @@ import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
 /** The standby's application answers over the private path, at each of these addresses, before any client reaches it. */
-export function checkThroughPrivatePath(move: Move, addresses: readonly string[]): Step {
+export function checkThroughPrivatePath(move: Move, addresses: readonly string[], figure = '1304'): Step {
   const { env, to } = move;
   const probe = env.probe.port;
   return {
     name: 'check-standby-service',
-    figure: '1304',
+    figure,
     do: (): Promise<Facts> =>
       env.probe.privately(async () => {
         await env.mux.execute('private-path', { probe, port: move.port(to) });
@@ -69,11 +69,13 @@ async function checkAddress(
   return { ok: true, detail: answer.detail, ms: answer.durationMs };
 }
 
+const VERIFY_FIGURE = { H6: '1304', H7: '1506', H8: '2205' } as const;
+
 /** Several tries, as 1304/1506/2205 stand at the end of a switch. Throws `unhealthy` after the last. */
 export function verifyStep(move: Move, tries: number): Step {
   return {
     name: 'verify-service',
-    figure: '1304, 2205',
+    figure: VERIFY_FIGURE[move.procedure],
     do: async () => {
       const failures: string[] = [];
       for (let attempt = 0; attempt < Math.max(1, tries); attempt++) {

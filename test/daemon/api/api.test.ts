@@ -216,7 +216,7 @@ api(
     }
     const error = await refusal(client.post('/runs', { colour: 1 }));
     assert.match(error.message, /colour/);
-    assert.match(error.remedy ?? '', /allowed are service, strategy, prepareOnly/);
+    assert.match(error.remedy ?? '', /allowed are service, strategy, procedure, prepareOnly/);
     assert.match((await refusal(client.post('/patches', { description: 'x' }))).message, /absolute/);
     assert.match((await refusal(client.get('/partitions/A/console?bytes=-1'))).message, /bytes is "-1"/);
     assert.equal(calls, []);

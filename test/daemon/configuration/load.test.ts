@@ -97,7 +97,7 @@ configuration(
     const lines = linesOf(text);
     assert.ok(
       lines.includes(
-        `c.yaml:${line}:5: unknown key "adress" in services[0], did you mean "address"? allowed: name, address, second, gateway, address6, second6, gateway6, active, health`,
+        `c.yaml:${line}:5: unknown key "adress" in services[0], did you mean "address"? allowed: name, address, second, gateway, address6, second6, gateway6, also, rehearsal, active, health`,
       ),
       lines.join('\n'),
     );
