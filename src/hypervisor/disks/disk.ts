@@ -149,7 +149,13 @@ export class Disk {
       mode === 'refuse' ? { mode } : { mode, directory: directory ?? `${this.path}.aside` };
     if (this.stack.fence.mode === mode && this.#keptFence()?.directory === kept.directory) return;
     await this.#raise(kept);
-    keep(file, `${JSON.stringify(kept)}\n`);
+    try {
+      keep(file, `${JSON.stringify(kept)}\n`);
+    } catch (error) {
+      // A fence that the next process does not know would let go of what it had set aside.
+      await this.#lower();
+      throw error;
+    }
   }
 
   status(log?: DiskStatus['log']): DiskStatus {
