@@ -48,7 +48,7 @@ const PATHS: readonly [name: string, toLeft: string, toRight: string][] = [
         ['100 ms and 0.1 % loss', 'delay 50ms loss 0.1%', 'delay 50ms loss 0.1%'],
         ['bursts of loss', 'delay 10ms loss gemodel 1% 20%', 'delay 10ms loss gemodel 1% 20%'],
         ['10 % loss', 'delay 5ms loss 10%', 'delay 5ms loss 10%'],
-      ] as const)
+      ] satisfies [string, string, string][])
     : []),
 ];
 

@@ -18,7 +18,9 @@ import { NEVER, RECOVERY } from './tcb.ts';
 export function acknowledge(engine: Engine, tcb: Tcb, segment: Segment): boolean {
   const { ack } = segment;
   // RFC 5961 section 5.2: SND.UNA − MAX.SND.WND ≤ SEG.ACK ≤ SND.NXT, else a challenge and dropped.
-  if (seqGt(ack, tcb.sndMax) || seqLt(ack, seqAdd(tcb.sndUna, -Math.max(tcb.maxSndWnd, 1)))) {
+  // Nor can it be older than everything that was ever acknowledged.
+  const oldest = Math.min(tcb.maxSndWnd, tcb.bytesSent + (tcb.finSent ? 1 : 0) - tcb.flight);
+  if (seqGt(ack, tcb.sndMax) || seqLt(ack, seqAdd(tcb.sndUna, -Math.max(oldest, 0)))) {
     challengeAck(engine, tcb);
     return false;
   }

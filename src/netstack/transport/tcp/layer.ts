@@ -36,7 +36,7 @@ import { RateLimit } from './rate-limit.ts';
 import { ReassemblyBudget } from './reassembly.ts';
 import { segmentArrives, takeSynOptions } from './receive.ts';
 import { Slab } from './receive-buffer.ts';
-import { ACK, RST, Segment, SYN } from './segment.ts';
+import { ACK, FIN, RST, Segment, SYN } from './segment.ts';
 import { output } from './send.ts';
 import type { Seq } from './seq.ts';
 import { seqAdd, seqLe, toSeq } from './seq.ts';
@@ -478,7 +478,8 @@ export class TcpLayer implements Transport, Engine {
         this.#answerClosed(segment, source, destination);
       return;
     }
-    if (!(segment.flags & SYN)) return;
+    // SYN with FIN is nobody's way to open a connection.
+    if (!(segment.flags & SYN) || segment.flags & FIN) return;
     if (this.#demux.size >= this.config.connectionLimit) {
       this.counters.connectionLimitReached++;
       return;

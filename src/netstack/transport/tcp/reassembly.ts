@@ -54,7 +54,10 @@ export class Reassembly {
     return sum;
   }
 
-  /** Keeps `length` bytes that begin at `seq` (> rcvNxt); false when there is no room for them. */
+  /**
+   * Keeps `length` bytes that begin at `seq` (> rcvNxt); false when there is no room for them. Where bytes differ from those
+   * held, the piece that begins earlier is right, as in Linux: who inspects a stream on its way sees what the program sees.
+   */
   insert(rcvNxt: Seq, seq: Seq, source: Uint8Array, offset: number, length: number): boolean {
     const end = seqAdd(seq, length);
     if (!this.#reserve(rcvNxt, seqDiff(end, rcvNxt))) return false;
@@ -64,6 +67,7 @@ export class Reassembly {
     while (at > 0 && seqGe(ranges[at - 1]!.end, seq)) at--;
     let past = at;
     while (past < ranges.length && seqLe(ranges[past]!.start, end)) past++;
+    let held = 0;
     if (past === at) {
       if (ranges.length >= MAX_RANGES) return false;
       const range: SeqRange = { start: seq, end };
@@ -73,11 +77,12 @@ export class Reassembly {
       const range = ranges[at]!;
       const last = ranges[past - 1]!;
       if (seqLt(seq, range.start)) range.start = seq;
+      else held = Math.min(length, seqDiff(range.end, seq));
       range.end = seqGt(end, last.end) ? end : last.end;
       if (past - at > 1) ranges.splice(at + 1, past - at - 1);
       this.#latest = range;
     }
-    this.#write(seq, source, offset, length);
+    this.#write(seqAdd(seq, held), source, offset + held, length - held);
     return true;
   }
 

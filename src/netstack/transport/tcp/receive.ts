@@ -334,7 +334,10 @@ function text(engine: Engine, tcb: Tcb, segment: Segment): boolean {
   tcb.rcvNxt = seqAdd(tcb.rcvNxt, segment.dataLength);
   tcb.bytesReceived += segment.dataLength;
   tcb.unackedBytes += segment.dataLength;
-  if (!tcb.reassembly.empty) {
+  if (segment.flags & FIN) {
+    // The stream ends here, whatever a contradicting segment said before.
+    tcb.reassembly.clear();
+  } else if (!tcb.reassembly.empty) {
     const before = tcb.rcvNxt;
     tcb.rcvNxt = tcb.reassembly.take(before, (source, offset, length) => {
       tcb.receiveQueue.append(source, offset, length);
