@@ -127,6 +127,16 @@ function daemonCommands(program: Command, hooks: ProgramHooks): void {
   );
   add(
     program,
+    'network',
+    {
+      summary: 'ports and uplinks: packets, bytes, limits, drops by reason',
+      examples: ['changeover network', 'changeover network --json | jq .ports[0].drops'],
+      act: async (session) => (await import('./commands/network.ts')).network(session),
+    },
+    hooks,
+  );
+  add(
+    program,
     'doctor',
     {
       summary: 'check this host and the configuration, and say how to mend what is wrong',
@@ -403,6 +413,9 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
       options: [
         flag('--tap <name>', 'TAP interface, created when absent; repeat for each').argParser(several),
         flag('--nic <name>', 'interface that the host has already; repeat for each').argParser(several),
+        flag('--stats <seconds>', 'show packets, bytes and drops of each interface so often').argParser(
+          wholeNumber(1, 86_400),
+        ),
         flag('--mtu <bytes>', 'largest IP packet').argParser(wholeNumber(68, 65_521)),
         flag('--pcap <file>', 'capture to this file'),
       ],

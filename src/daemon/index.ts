@@ -1,2 +1,3 @@
 /** What the command line needs of the daemon. The heavy parts are loaded by whoever calls them. */
+export type { NetworkView } from './control/network.ts';
 export type * from './control/views.ts';

@@ -4,6 +4,7 @@ import { messageOf } from '../../common/index.ts';
 import { CliError } from '../cli-error.ts';
 import type { DemoStrategy } from '../demo/index.ts';
 import type { ExitCode } from '../exit-codes.ts';
+import { portLines } from '../ports.ts';
 import type { Session } from '../session.ts';
 
 type Options = Readonly<Record<string, unknown>>;
@@ -33,6 +34,12 @@ const mux: Program = async (_session, _args, options) => {
   const code = await runMux({
     taps: (options['tap'] as string[] | undefined) ?? [],
     ...given('nics', options['nic'] as string[] | undefined),
+    ...given(
+      'stats',
+      options['stats'] === undefined
+        ? undefined
+        : { everyMs: 1000 * Number(options['stats']), lines: portLines },
+    ),
     ...given('pcap', options['pcap'] === undefined ? undefined : file(options['pcap'])),
     ...given('mtu', options['mtu'] as number | undefined),
   });

@@ -19,10 +19,12 @@ export interface ErrorAnswer {
 const STATUS_BY_CODE: Readonly<Record<string, number>> = {
   'bad-request': 400,
   'bad-patch': 400,
+  'bad-argument': 400,
   'no-such-run': 404,
   'no-such-patch': 404,
   'no-such-service': 404,
   'unknown-partition': 404,
+  'unknown-port': 404,
   'not-found': 404,
   'method-not-allowed': 405,
   'too-large': 413,

@@ -56,7 +56,9 @@ export function openApiDocument(routes: readonly Route[], version: string): obje
       responses: {
         [String(route.status ?? 200)]: {
           description: 'Done.',
-          content: { 'application/json': { schema: route.answer } },
+          content: {
+            [route.contentType?.split(';')[0] ?? 'application/json']: { schema: route.answer },
+          },
         },
         default: {
           description: 'Not done.',

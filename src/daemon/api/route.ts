@@ -35,6 +35,8 @@ export interface Route {
   /** Status of success, default 200. */
   readonly status?: number;
   readonly answer: ApiSchema;
+  /** Of an answer that is a text and no JSON. */
+  readonly contentType?: string;
   readonly handle: (request: RouteRequest) => Promise<unknown> | unknown;
 }
 

@@ -101,7 +101,8 @@ export class ApiServer {
       const { route, parameters } = match;
       const body = await this.#body(request, route);
       const result = await route.handle({ parameters, query: url.searchParams, body });
-      send(response, route.status ?? 200, result ?? {});
+      if (route.contentType === undefined) send(response, route.status ?? 200, result ?? {});
+      else sendText(response, route.status ?? 200, String(result), route.contentType);
     } catch (error) {
       const status = statusOf(error);
       if (status === 500) this.#options.log.error('an API request failed', { reason: messageOf(error) });
@@ -187,10 +188,13 @@ function bigintText(_key: string, value: unknown): unknown {
 }
 
 function send(response: ServerResponse, status: number, value: unknown): void {
+  sendText(response, status, `${JSON.stringify(value, bigintText)}\n`, 'application/json');
+}
+
+function sendText(response: ServerResponse, status: number, text: string, type: string): void {
   if (response.destroyed || response.headersSent) return;
-  const text = `${JSON.stringify(value, bigintText)}\n`;
   response.writeHead(status, {
-    'content-type': 'application/json',
+    'content-type': type,
     'content-length': Buffer.byteLength(text),
     'cache-control': 'no-store',
   });

@@ -1,3 +1,5 @@
+import type { PortLimits } from '../../hypervisor/index.ts';
+
 /** The configuration as the rest of the product sees it: defaults filled in, paths absolute, everything cross-checked. */
 export interface Configuration {
   /** The file it was read from, absolute. */
@@ -115,6 +117,7 @@ export interface NetworkDeviceConfiguration {
   /** Name of the uplink it is behind; absent: the first one. */
   readonly uplink?: string;
 }
+  readonly limits?: PortLimits;
 
 export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold' | 'drain';
 export type ConfiguredProcedure = 'auto' | 'H6' | 'H7' | 'H8';

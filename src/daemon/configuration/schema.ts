@@ -120,6 +120,21 @@ function interfaceName(description: string): ConfigurationSchema {
   };
 }
 
+function rate(description: string): ConfigurationSchema {
+  return object(description, [], {
+    bytesPerSecond: integer('Bytes of frames.', 1000, 1_000_000_000_000),
+    packetsPerSecond: integer('Packets as on a wire.', 1, 1_000_000_000),
+    burstBytes: integer('At once. Left out: what comes in 100 ms, at least 131072.', 1514, 1_000_000_000),
+    burstPackets: integer('At once. Left out: what comes in 100 ms, at least 128.', 1, 1_000_000),
+  });
+}
+
+const limits = object('What may pass per second, and wait. Left out: no limit.', [], {
+  send: rate('What it may send; a partition is slowed down, of an uplink the rest is dropped.'),
+  receive: rate('What it may be sent; the rest is dropped.'),
+  queueBytes: integer('What may wait for it.', 131_072, 2_097_152),
+});
+
 const uplink = object('A network device of the host that the mux owns.', ['name'], {
   name: interfaceName(
     'Interface name in the host. A `tap` is created when it does not exist, a `nic` must exist.',
@@ -318,6 +333,7 @@ const partition = object(
           'Hardware address: unicast and locally administered, that is, the first byte ends in 2, 6, a or e.',
         ),
         uplink: interfaceName('Uplink that it is behind. Left out: the first one.'),
+        limits,
       }),
       0,
     ),

@@ -39,6 +39,7 @@ import {
   serviceSpecs,
   sourceSpecs,
 } from './mapping.ts';
+import { Network } from './network.ts';
 import { Partitions } from './partitions.ts';
 import type { Probe } from './probe.ts';
 import { startProbe } from './probe.ts';
@@ -155,6 +156,10 @@ export class Daemon implements DaemonSurface {
   services(): Promise<ServiceView[]> {
     return Promise.all(this.configuration.services.map((service) => this.#serviceView(service)));
   }
+  get network(): Network {
+    return new Network(this.mux);
+  }
+
 
   /** Throws ApiError `no-such-service`. */
   async flows(name: string): Promise<unknown[]> {

@@ -45,9 +45,10 @@ export function partitionConfig(
       path,
       ...(sizeMiB === undefined ? {} : { sizeBytes: sizeMiB * MIB }),
     })),
-    network: partition.network.map(({ name, mac, uplink }) => ({
+    network: partition.network.map(({ name, mac, uplink, limits }) => ({
       name: portName(partition.id, name),
       mac,
+      ...(limits === undefined ? {} : { limits }),
       ...(uplink === undefined ? {} : { uplink }),
     })),
     ...(gateways.length === 0 ? {} : { gateways }),

@@ -4,6 +4,7 @@ import { PROCEDURES, STRATEGIES } from '../../patch/index.ts';
 import type { ApiSchema, Route } from '../api/index.ts';
 import { ApiError } from '../api/index.ts';
 import type { CaptureRequest } from './captures.ts';
+import { networkRoutes } from './network-routes.ts';
 import type { DaemonSurface } from './surface.ts';
 
 const DEFAULT_CONSOLE_BYTES = 64 * 1024;
@@ -281,5 +282,5 @@ function captures(d: DaemonSurface): Route[] {
 }
 
 export function daemonRoutes(daemon: DaemonSurface): Route[] {
-  return [general, partitions, patches, runs, captures].flatMap((part) => part(daemon));
+  return [general, partitions, patches, runs, captures, networkRoutes].flatMap((part) => part(daemon));
 }

@@ -1,7 +1,9 @@
 /** What the routes call: the daemon, or in tests something of the same shape. */
+import type { PortLimits, PortStatus } from '../../hypervisor/index.ts';
 import type { RegisteredPatch, RunRequest, ScanResult } from '../../patch/index.ts';
 import type { Configuration } from '../configuration/index.ts';
 import type { CaptureRequest, CaptureResult } from './captures.ts';
+import type { NetworkView } from './network.ts';
 import type { PartitionView, RunView, ServiceView, StatusView } from './views.ts';
 
 export interface DaemonSurface {
@@ -35,6 +37,11 @@ export interface DaemonSurface {
     running(): string[];
     start(request: CaptureRequest): Promise<{ file: string }>;
     stop(file?: string): Promise<CaptureResult[]>;
+  };
+  readonly network: {
+    view(): Promise<NetworkView>;
+    limit(port: string, limits: PortLimits | null): Promise<PortStatus>;
+    metrics(): Promise<string>;
   };
   status(): Promise<StatusView>;
   services(): Promise<ServiceView[]>;

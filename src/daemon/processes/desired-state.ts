@@ -136,6 +136,19 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
     case 'switch': {
       const address = String(args['address']);
       memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: args['to'] } });
+    case 'port-limits': {
+      for (const key of [`port ${String(args['name'])}`, `uplink ${String(args['name'])}`]) {
+        const known = memory.get(key);
+        if (known === undefined) continue;
+        const { limits: _before, ...rest } = known.args;
+        const limits = args['limits'];
+        memory.put(key, key.startsWith('port') ? 1 : 0, {
+          name: known.name,
+          args: limits === null ? rest : { ...rest, limits },
+        });
+      }
+      break;
+    }
       for (const other of (args['also'] ?? []) as { address: string }[]) {
         const path = { address: other.address, port: args['to'] };
         memory.put(`path ${other.address}`, 3, { name: 'path-set', args: path });

@@ -361,3 +361,4 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'fence',
   'hash',
 ]);
+  'port-limits',

@@ -1,5 +1,6 @@
 /** `changeover mux --tap A --nic B …`: joins TAP interfaces and NICs like a bridge, with offloads, until it is told to end. */
 import { sentenceOf } from '../../common/index.ts';
+import type { PortStatus } from '../../hypervisor/index.ts';
 import { MuxServer } from '../../hypervisor/index.ts';
 
 export interface MuxRunOptions {
@@ -10,6 +11,8 @@ export interface MuxRunOptions {
   /** Capture into this pcapng file, one interface per TAP. */
   readonly pcap?: string;
   readonly mtu?: number;
+  /** Prints what the ports count, as `lines` shows it, so often. */
+  readonly stats?: { readonly everyMs: number; readonly lines: (ports: PortStatus[]) => string[] };
   /** Default true. */
   readonly offload?: boolean;
   /** Ends it; without it SIGINT and SIGTERM do. */
@@ -39,6 +42,7 @@ export async function runMux(options: MuxRunOptions): Promise<number> {
     },
   });
   let code = 0;
+  let timer: NodeJS.Timeout | undefined;
   try {
     for (const [i, name] of names.entries()) {
       server.addUplink({
@@ -51,6 +55,11 @@ export async function runMux(options: MuxRunOptions): Promise<number> {
     }
     if (options.pcap !== undefined) server.startCapture({ file: options.pcap, comment: 'changeover mux' });
     print(`joined ${names.join(', ')}${options.pcap === undefined ? '' : `, capturing to ${options.pcap}`}`);
+    const { stats } = options;
+    const show = () => {
+      for (const line of stats?.lines(server.mux.ports()) ?? []) print(line);
+    };
+    if (stats !== undefined) timer = setInterval(show, stats.everyMs);
     await ended(options.signal);
     for (const port of server.mux.ports()) {
       const drops = Object.entries(port.drops).map(([reason, count]) => `${count} ${reason}`);
@@ -61,6 +70,7 @@ export async function runMux(options: MuxRunOptions): Promise<number> {
     complain(`changeover mux: ${sentenceOf(error)}`);
     code = 1;
   }
+  clearInterval(timer);
   await server.close();
   return code;
 }

@@ -3,6 +3,7 @@
  * idempotent for the same arguments. Addresses of either family in text form without prefix length; MACs as `02:00:00:00:00:01`.
  */
 import type { CommandMap, EventMap, FlowName } from '../../channel/index.ts';
+import type { PortLimits } from './rate-limit.ts';
 
 export interface PortStatus {
   readonly name: string;
@@ -13,8 +14,15 @@ export interface PortStatus {
   readonly uplink?: string;
   /** `isolated`: connected, but nothing passes except over a private path. */
   readonly state: 'attached' | 'isolated' | 'disconnected';
+  /** Packets, as units of up to 64 KiB. */
   readonly received: number;
   readonly transmitted: number;
+  /** Bytes of frames. */
+  readonly receivedBytes: number;
+  readonly transmittedBytes: number;
+  readonly limits?: PortLimits;
+  /** Times that the other end was left unread because of its limit. */
+  readonly heldBack?: number;
   /** Drops by named reason. */
   readonly drops: Readonly<Record<string, number>>;
 }
@@ -51,7 +59,14 @@ export interface MuxCommands extends CommandMap {
    * `joins` it, directly or over a third one.
    */
   'uplink-add': {
-    arguments: { name: string; kind?: 'tap' | 'nic'; mtu?: number; offload?: boolean; joins?: string };
+    arguments: {
+      name: string;
+      kind?: 'tap' | 'nic';
+      mtu?: number;
+      offload?: boolean;
+      joins?: string;
+      limits?: PortLimits;
+    };
     result: PortStatus;
   };
   /**
@@ -69,9 +84,12 @@ export interface MuxCommands extends CommandMap {
       role?: 'partition' | 'probe';
       vnetHeader?: boolean;
       uplink?: string;
+      limits?: PortLimits;
     };
     result: PortStatus;
   };
+  /** Replaces the limits of a port or uplink; null: none. Buckets begin full. */
+  'port-limits': { arguments: { name: string; limits: PortLimits | null }; result: PortStatus };
   'port-remove': { arguments: { name: string }; result: object };
   'port-state': { arguments: { name: string; state: 'attached' | 'isolated' }; result: PortStatus };
   /** Replaces the addresses a port may use. */

@@ -30,6 +30,7 @@ export const MUX_DROPS = [
   'isolated',
   'hold-full',
   'reentry-full',
+  'rate-limit',
   // at the port the packet was for
   'port-down',
   'queue-full',

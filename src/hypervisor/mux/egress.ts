@@ -45,8 +45,17 @@ export class Egress {
   /** False when the packet did not get out: refused, or too big. */
   emit(target: MuxPort, buffer: Uint8Array, offset: number, length: number): boolean {
     let taken: boolean;
+    if (
+      target.receiveLimit !== undefined &&
+      !this.keepRefused &&
+      !target.mayReceive(buffer, offset, length, this.nowMs)
+    ) {
+      this.#captureEgress(target, buffer, offset, length, DROP['rate-limit']);
+      target.drops[DROP['rate-limit']]!++;
+      return false;
+    }
     if (target.shares !== undefined && this.sender >= 0 && !this.keepRefused) {
-      if (!target.admits(this.sender)) {
+      if (!target.admits(this.sender, length)) {
         this.#captureEgress(target, buffer, offset, length, DROP['queue-full']);
         target.drops[DROP['queue-full']]!++;
         return false;
@@ -69,6 +78,7 @@ export class Egress {
       return false;
     }
     target.transmitted++;
+    target.transmittedBytes += length - VNET_HDR_LEN;
     if (!target.dirty) {
       target.dirty = true;
       this.#dirty.push(target);

@@ -9,6 +9,8 @@ import type { LinkDevice } from '../../netstack/index.ts';
 /** A device whose queue says how full it is. */
 export interface QueueingDevice extends LinkDevice {
   readonly halfFull: boolean;
+  /** Bytes that wait in it. */
+  readonly queuedBytes: number;
 }
 
 export function isQueueing(device: LinkDevice): device is QueueingDevice {

@@ -16,7 +16,7 @@
  * current one is through.
  */
 import type { Clock, Random } from '../../common/index.ts';
-import { writeU16, writeU32 } from '../../netstack/index.ts';
+import { VNET_HDR_LEN, writeU16, writeU32 } from '../../netstack/index.ts';
 import { AddressKeys } from './address-keys.ts';
 import { DROP } from './drops.ts';
 import { Egress } from './egress.ts';
@@ -186,6 +186,7 @@ export class Forwarder {
 
   #take(port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
     port.received++;
+    port.receivedBytes += length - VNET_HDR_LEN;
     this.#out.sender = port.index;
     if (this.#stale) {
       this.#out.nowMs = this.#clock.nowMs();
@@ -194,6 +195,10 @@ export class Forwarder {
     this.#out.ingressDue = this.#out.observer !== undefined;
     this.#out.comment = undefined;
     const view = this.#view;
+    if (port.sendLimit !== undefined && !port.maySend(buffer, offset, length, this.#out.nowMs)) {
+      this.#out.drop(port, DROP['rate-limit'], buffer, offset, length);
+      return;
+    }
     const fault = view.readLink(buffer, offset, length);
     if (fault !== FINE) {
       this.#out.drop(port, fault, buffer, offset, length);

@@ -6,4 +6,5 @@ export * from './mux-error.ts';
 export * from './mux-server.ts';
 export { BARRIER_ETHERTYPE, MUX_MAC } from './own-frames.ts';
 export type { PacketObserver } from './packet-observer.ts';
+export type { PortLimits, Rate } from './rate-limit.ts';
 export type { PortKind, PortOptions, PortRole } from './state.ts';

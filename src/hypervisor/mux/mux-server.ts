@@ -35,20 +35,20 @@ export interface MuxServerOptions {
 export class MuxServer {
   readonly mux: Mux;
   readonly captures: Captures;
-  readonly #log: Log;
   readonly #clock: Clock;
   readonly #turns = new Turns();
   readonly #openTap: (options: TapLinkOptions) => LinkDevice;
+  readonly #log: Log;
   readonly #onShutdown: () => void;
   /** Arguments of the port-add or uplink-add that made each port. */
   readonly #made = new Map<string, string>();
 
   constructor(options: MuxServerOptions = {}) {
     const clock = options.clock ?? systemClock;
-    this.#log = options.log ?? silentLog;
     this.#clock = clock;
     this.#openTap = options.openTap ?? ((tap) => new TapLink(tap));
     this.#onShutdown = options.onShutdown ?? (() => {});
+    this.#log = options.log ?? silentLog;
     this.mux = new Mux({
       clock,
       onEvent: (name, data) => {
@@ -63,13 +63,13 @@ export class MuxServer {
   addUplink(args: MuxCommands['uplink-add']['arguments']): PortStatus {
     const { name, joins } = args;
     const kind = args.kind ?? 'tap';
-    const known = this.#known(name, args);
-    if (known !== undefined) return known;
+    const { limits, ...identity } = args;
+    if (this.#known(name, identity) !== undefined) return this.mux.portLimits(name, limits);
     if (kind === 'nic') for (const address of this.mux.serviceAddresses()) this.#notOfHost(address);
     const device = kind === 'nic' ? this.#nic(args) : this.#tap(args);
     const connected = !(device instanceof NicLink) || device.state === 'up';
-    return this.#add(
-      args,
+    this.#add(
+      identity,
       () =>
         this.mux.addPort({
           name,
@@ -83,7 +83,17 @@ export class MuxServer {
     );
   }
 
-  /** Listens for a partition. Throws MuxError `exists`, `in-use`, `socket`, `bad-argument`. */
+    return this.#limited(name, limits);
+  }
+
+  /** A port with limits that cannot be is not made. */
+  #limited(name: string, limits: PortLimits | undefined): PortStatus {
+    try {
+      return this.mux.portLimits(name, limits);
+    } catch (error) {
+      this.removePort(name);
+      throw error;
+    }
   #tap({ name, mtu, offload }: MuxCommands['uplink-add']['arguments']): LinkDevice {
     return this.#openTap({
       name,
@@ -126,8 +136,12 @@ export class MuxServer {
 
   async addPort(args: MuxCommands['port-add']['arguments']): Promise<PortStatus> {
     const { name } = args;
-    const { addresses: _addresses, ...identity } = args;
-    if (this.#known(name, identity) !== undefined) return this.mux.portAddresses(name, args.addresses);
+  /** Listens for a partition. Throws MuxError `exists`, `in-use`, `socket`, `bad-argument`. */
+    const { addresses: _addresses, limits, ...identity } = args;
+    if (this.#known(name, identity) !== undefined) {
+      this.mux.portAddresses(name, args.addresses);
+      return this.mux.portLimits(name, limits);
+    }
     const mac = macAddress(args.mac);
     const addresses = args.addresses.map(ipAddress);
     const device = new StreamPort({
@@ -145,7 +159,9 @@ export class MuxServer {
       },
       onOversize: (count) => this.mux.countDrops(name, 'oversize-frame', count),
     });
-    const status = this.#add(
+      debtMs: () => this.mux.debtMs(name),
+      clock: this.#clock,
+    this.#add(
       identity,
       () =>
         this.mux.addPort({
@@ -162,6 +178,7 @@ export class MuxServer {
     );
     try {
       await device.listen();
+    const status = this.#limited(name, limits);
     } catch (error) {
       this.removePort(name);
       throw error;
@@ -199,10 +216,11 @@ export class MuxServer {
       'port-addresses': ({ name, addresses }) => mux.portAddresses(name, addresses),
       ports: () => mux.ports(),
       'path-set': (args) => {
-        mux.pathSet(args);
+      'port-limits': ({ name, limits }) => mux.portLimits(name, limits ?? undefined),
         if (mux.ports().some((port) => port.kind === 'nic')) this.#notOfHost(args.address);
         return {};
       },
+        mux.pathSet(args);
       'private-path': (args) => {
         mux.privatePath(args);
         return {};

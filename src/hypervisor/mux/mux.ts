@@ -26,6 +26,7 @@ import type { MacTableOptions } from './mac-table.ts';
 import { MuxError } from './mux-error.ts';
 import { announcement, barrierFrame, MUX_MAC } from './own-frames.ts';
 import type { PacketObserver } from './packet-observer.ts';
+import { limitsFault, type PortLimits } from './rate-limit.ts';
 import { Segments } from './segments.ts';
 import type { PortOptions } from './state.ts';
 import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.ts';
@@ -155,6 +156,23 @@ export class Mux {
     if (!connected) port.barrier = undefined;
     this.#onEvent('PORT', { name, state: port.state });
     this.#letGo();
+  }
+
+  /** Throws `bad-argument`, `unknown-port`. */
+  portLimits(name: string, limits: PortLimits | undefined): PortStatus {
+    const port = this.#port(name);
+    const fault = limits === undefined ? undefined : limitsFault(limits, port.shares !== undefined);
+    if (fault !== undefined) {
+      throw new MuxError('bad-argument', `limits of port ${name}: ${fault}`, { values: { port: name } });
+    }
+    port.setLimits(limits, this.#begin().nowMs);
+    return port.status();
+  }
+
+  /** How long nothing more is to be taken from the other end of a port. */
+  debtMs(name: string): number {
+    const port = this.#byName.get(name);
+    return port?.sendLimit === undefined ? 0 : port.debtMs(this.#forwarder.nowMs);
   }
 
   portState(name: string, state: 'attached' | 'isolated'): PortStatus {

@@ -1,12 +1,19 @@
 /** What the forwarding path reads and the commands write: ports, service addresses, drain groups, notices, holds. */
 import type { Timer } from '../../common/index.ts';
 import type { ChangeNotice, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
-import { ETHERNET, formatIpAddress, formatMac, linkLocalAddress } from '../../netstack/index.ts';
+import {
+  ETHERNET,
+  formatIpAddress,
+  formatMac,
+  linkLocalAddress,
+  VNET_HDR_LEN,
+} from '../../netstack/index.ts';
 import { type AddressKeys, NOBODY } from './address-keys.ts';
 import type { MuxCommands, PortStatus, SwitchCounters } from './commands.ts';
 import { dropsByName, MUX_DROPS } from './drops.ts';
 import { FairShares, isQueueing, type QueueingDevice } from './fair-queue.ts';
 import { HoldQueue } from './hold-queue.ts';
+import { type PortLimits, type Rate, RateLimit, wirePackets } from './rate-limit.ts';
 
 export type PortKind = 'tap' | 'nic' | 'stream';
 export type PortRole = 'uplink' | 'partition' | 'probe';
@@ -64,6 +71,16 @@ export class MuxPort {
   connected: boolean;
   received = 0;
   transmitted = 0;
+  /** Bytes of frames. */
+  receivedBytes = 0;
+  transmittedBytes = 0;
+  limits: PortLimits | undefined;
+  sendLimit: RateLimit | undefined;
+  receiveLimit: RateLimit | undefined;
+  /** Its sender is stopped instead of losing packets. */
+  readonly holdsBack: boolean;
+  /** Times that its sender was stopped. */
+  heldBack = 0;
   /** Its device has packets that wait for a flush. */
   dirty = false;
   /** Its device refused a packet and has not called `writable` since. */
@@ -93,6 +110,7 @@ export class MuxPort {
     this.macHigh = options.mac === undefined ? 0 : Math.floor(options.mac / 0x1_0000_0000);
     this.macLow = options.mac === undefined ? 0 : options.mac | 0;
     this.shares = isQueueing(options.device) ? new FairShares() : undefined;
+    this.holdsBack = options.kind === 'stream';
     this.maxFrame = options.device.mtu + ETHERNET.HEADER + TAG;
     this.checksum = options.device.offload.checksum;
     this.tcp4 = options.device.offload.tcp4Segmentation;
@@ -122,6 +140,10 @@ export class MuxPort {
       state: this.state,
       received: this.received,
       transmitted: this.transmitted,
+      receivedBytes: this.receivedBytes,
+      transmittedBytes: this.transmittedBytes,
+      ...(this.limits === undefined ? {} : { limits: this.limits }),
+      ...(this.heldBack === 0 ? {} : { heldBack: this.heldBack }),
       drops: dropsByName(this.drops),
     };
   }
@@ -131,10 +153,46 @@ export class MuxPort {
     this.allowed = Int32Array.from(addresses, (address) => this.#keys.keep(address));
   }
 
-  /** Whether a packet from the port with this index may enter the queue. */
-  admits(sender: number): boolean {
+  /** Expects limits that are possible. */
+  setLimits(limits: PortLimits | undefined, nowMs: number): void {
+    this.limits = limits;
+    const limit = (rate: Rate | undefined) => (rate === undefined ? undefined : new RateLimit(rate, nowMs));
+    this.sendLimit = limit(limits?.send);
+    this.receiveLimit = limit(limits?.receive);
+  }
+
+  /** How long nothing more is to be taken from its other end. */
+  debtMs(nowMs: number): number {
+    const ms = this.sendLimit?.debtMs(nowMs) ?? 0;
+    if (ms > 0) this.heldBack++;
+    return ms;
+  }
+
+  /** Whether the limit of what it may send lets this packet pass. */
+  maySend(buffer: Uint8Array, offset: number, length: number, nowMs: number): boolean {
+    const limit = this.sendLimit!;
+    const packets = wirePackets(buffer, offset, length - VNET_HDR_LEN);
+    if (!this.holdsBack) return limit.admits(length - VNET_HDR_LEN, packets, nowMs);
+    limit.charge(length - VNET_HDR_LEN, packets);
+    return true;
+  }
+
+  /** Whether the limit of what it may be sent lets this packet pass. */
+  mayReceive(buffer: Uint8Array, offset: number, length: number, nowMs: number): boolean {
+    const packets = wirePackets(buffer, offset, length - VNET_HDR_LEN);
+    return this.receiveLimit!.admits(length - VNET_HDR_LEN, packets, nowMs);
+  }
+
+  /** Whether a packet of so many bytes from the port with this index may enter the queue. */
+  admits(sender: number, bytes: number): boolean {
     const { shares } = this;
-    return shares === undefined || !(this.device as QueueingDevice).halfFull || shares.allows(sender);
+    if (shares === undefined) return true;
+    const device = this.device as QueueingDevice;
+    const most = this.limits?.queueBytes;
+    if (most === undefined) return !device.halfFull || shares.allows(sender);
+    const queued = device.queuedBytes;
+    if (queued + bytes > most) return false;
+    return 2 * queued < most || shares.allows(sender);
   }
 
   /** Whether a key is one of its addresses; its link-local one is none of these. */

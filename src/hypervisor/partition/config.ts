@@ -1,5 +1,7 @@
 /** What is configured for a partition: a row of the resource table [306] (Fig 5) with what its columns need to be real. */
 
+import type { PortLimits } from '../mux/index.ts';
+
 export const DISK_ROLES = ['system', 'application'] as const;
 export type DiskRole = (typeof DISK_ROLES)[number];
 
@@ -18,6 +20,7 @@ export interface NetworkConfig {
   readonly mac: string;
   /** Uplink of the mux that it is behind; default: the first one. */
   readonly uplink?: string;
+  readonly limits?: PortLimits;
 }
 
 export interface PartitionConfig {

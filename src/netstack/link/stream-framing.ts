@@ -197,6 +197,7 @@ export class FrameWriter {
   #made = 0;
   #current: Uint8Array | undefined;
   #fill = 0;
+  #underWay = 0;
   #refused = false;
   #generation = 0;
   readonly #onRoom: () => void;
@@ -217,6 +218,11 @@ export class FrameWriter {
   /** Half of the room, or more, is in use. */
   get halfFull(): boolean {
     return 2 * (this.#made - this.#free.length) >= this.#batches;
+  }
+
+  /** Bytes collected or under way. */
+  get queuedBytes(): number {
+    return this.#underWay + this.#fill;
   }
 
   /** Takes a copy of one packet (virtio-net header and frame); false when there is no room. */
@@ -256,8 +262,10 @@ export class FrameWriter {
     const generation = this.#generation;
     this.#current = undefined;
     this.#fill = 0;
+    this.#underWay += fill;
     this.#write(full.subarray(0, fill), () => {
       if (generation !== this.#generation) return;
+      this.#underWay -= fill;
       this.#free.push(full);
       if (this.#refused) {
         this.#refused = false;
@@ -273,6 +281,7 @@ export class FrameWriter {
     this.#made = 0;
     this.#current = undefined;
     this.#fill = 0;
+    this.#underWay = 0;
     this.#refused = false;
   }
 

@@ -71,6 +71,11 @@ function recorded(calls: unknown[][]): DaemonSurface {
       stop: tell('stop', unknownPartition),
       console: tell('console', () => ({ text: 'hello\n', end: 6 })),
     },
+    network: {
+      view: tell('network', () => Promise.resolve({ ports: [], counters: {} })),
+      limit: tell('limit', () => Promise.resolve({ name: 'A-net0' })),
+      metrics: tell('metrics', () => Promise.resolve('changeover_mux_flows 3\n')),
+    },
     captures: {
       running: tell('captures', () => []),
       start: tell('capture-start', () => Promise.resolve({ file: '/x' })),
@@ -132,6 +137,22 @@ api(
   }),
 );
 
+api(
+  'limits of a port are checked and passed on, none are null; metrics are plain text',
+  within(async ({ calls, directory }) => {
+    const put = (body: string) => raw(directory, 'PUT', '/network/ports/A-net0/limits', body);
+    assert.is((await put('{"send":{"bytesPerSecond":1000}}'))[0], 200);
+    assert.is((await put('{}'))[0], 200);
+    assert.is((await put('{"send":{"bytesPerSecond":0}}'))[0], 400);
+    assert.is((await put('{"speed":1}'))[0], 400);
+    assert.equal(calls, [
+      ['limit', 'A-net0', { send: { bytesPerSecond: 1000 } }],
+      ['limit', 'A-net0', null],
+    ]);
+    assert.equal(await raw(directory, 'GET', '/metrics', ''), [200, 'changeover_mux_flows 3\n']);
+  }),
+);
+
 const ROUTES: readonly ['get' | 'post', string, object | undefined, unknown[]][] = [
   ['get', '/status', undefined, ['status']],
   ['get', '/services', undefined, ['services']],
@@ -161,6 +182,7 @@ const ROUTES: readonly ['get' | 'post', string, object | undefined, unknown[]][]
   ['post', '/runs/r1/rollback', undefined, ['rollback', 'r1']],
   ['post', '/runs/r1/commit', undefined, ['commit', 'r1']],
   ['post', '/runs/r1/cancel', undefined, ['cancel', 'r1']],
+  ['get', '/network', undefined, ['network']],
   ['get', '/captures', undefined, ['captures']],
   ['post', '/captures', { file: '/x', ports: ['a'] }, ['capture-start', { file: '/x', ports: ['a'] }]],
   ['post', '/captures/stop', undefined, ['capture-stop', undefined]],

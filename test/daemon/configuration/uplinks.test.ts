@@ -61,6 +61,22 @@ test(
 );
 
 test(
+  'limits of a network device reach the resource table; what they leave out stays out',
+  within(() => {
+    const given = ', limits: {send: {bytesPerSecond: 12500000}, queueBytes: 262144}';
+    const c = parseConfiguration(text('[{name: co0}]', given), '/x/c.yaml');
+    assert.equal(partitionConfig(c.partitions[0]!).network[0]?.limits, {
+      send: { bytesPerSecond: 12_500_000 },
+      queueBytes: 262_144,
+    });
+    assert.is(partitionConfig(c.partitions[1]!).network[0]?.limits, undefined);
+    assert.equal(problems(text('[{name: co0}]', ', limits: {send: {bytesPerSecond: 5}}')), [
+      'partitions[0].network[0].limits.send.bytesPerSecond is 5, allowed: 1000 to 1000000000000',
+    ]);
+  }),
+);
+
+test(
   'a nic has no address of ours for the host',
   within(() => {
     assert.equal(problems(text('[{name: eth0, kind: nic, hostAddress: 10.0.0.5/24}]')), [

@@ -1,7 +1,8 @@
 import { chmodSync, unlinkSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import { connect, createServer } from 'node:net';
-import { codeOf, messageOf } from '../../../common/index.ts';
+import type { Clock, Timer } from '../../../common/index.ts';
+import { codeOf, messageOf, systemClock } from '../../../common/index.ts';
 import type { LinkOffload, LinkReceiver } from '../../../netstack/index.ts';
 import {
   ETHERNET,
@@ -26,6 +27,9 @@ export interface StreamPortOptions {
   readonly onConnected: (connected: boolean, reason?: string) => void;
   /** The other side sent no frames; its connection has been closed. */
   readonly onFault: (fault: FramingFault) => void;
+  /** Asked after each portion: how long the socket is to be left unread, so that the kernel stops the sender. Default never. */
+  readonly debtMs?: () => number;
+  readonly clock?: Clock;
   /** Frames longer than the port takes were stepped over. */
   readonly onOversize: (count: number) => void;
 }
@@ -53,6 +57,8 @@ export class StreamPort implements QueueingDevice, Worker {
   #backlogBytes = 0;
   #turn = -1;
   #spent = 0;
+  /** The socket is left unread until then. */
+  #debt: Timer | undefined;
   #server: Server | undefined;
   #socket: Socket | undefined;
   #receiver: LinkReceiver | undefined;
@@ -119,6 +125,10 @@ export class StreamPort implements QueueingDevice, Worker {
     return this.#writer.halfFull;
   }
 
+  get queuedBytes(): number {
+    return this.#writer.queuedBytes;
+  }
+
   attach(receiver: LinkReceiver): void {
     this.#receiver = receiver;
   }
@@ -145,12 +155,13 @@ export class StreamPort implements QueueingDevice, Worker {
   serve(): boolean {
     this.#turn = this.#options.turns.turn;
     this.#spent = 0;
-    while (this.#spent < TURN_BYTES) {
+    while (this.#spent < TURN_BYTES && this.#debt === undefined) {
       const chunk = this.#backlog.shift();
       if (chunk === undefined) break;
       this.#backlogBytes -= chunk.length;
       this.#take(chunk);
     }
+    if (this.#debt !== undefined) return false;
     if (this.#backlogBytes < BACKLOG_BYTES / 2) this.#socket?.resume();
     return this.#backlog.length > 0;
   }
@@ -184,14 +195,14 @@ export class StreamPort implements QueueingDevice, Worker {
       this.#turn = turns.turn;
       this.#spent = 0;
     }
-    if (this.#backlog.length === 0 && this.#spent < TURN_BYTES) {
+    if (this.#backlog.length === 0 && this.#spent < TURN_BYTES && this.#debt === undefined) {
       this.#take(chunk);
       return;
     }
     this.#backlog.push(chunk);
     this.#backlogBytes += chunk.length;
     if (this.#backlogBytes >= BACKLOG_BYTES) socket.pause();
-    turns.ready(this);
+    if (this.#debt === undefined) turns.ready(this);
   }
 
   #take(chunk: Buffer): void {
@@ -202,15 +213,30 @@ export class StreamPort implements QueueingDevice, Worker {
       this.#parser.oversize = 0;
     }
     this.#receiver?.endOfBatch();
-    if (fault === undefined) return;
+    if (fault === undefined) {
+      const ms = this.#options.debtMs?.() ?? 0;
+      if (ms > 0 && this.#socket !== undefined) this.#leaveUnread(ms);
+      return;
+    }
     this.#options.onFault(fault);
     this.#socket?.destroy();
     this.#lose();
     this.#options.onConnected(false, fault);
   }
 
+  #leaveUnread(ms: number): void {
+    this.#socket?.pause();
+    this.#debt = (this.#options.clock ?? systemClock).after(Math.ceil(ms), () => {
+      this.#debt = undefined;
+      if (this.#backlog.length > 0) this.#options.turns.ready(this);
+      else this.#socket?.resume();
+    });
+  }
+
   /** Forgets the connection and everything of it. */
   #lose(): void {
+    this.#debt?.cancel();
+    this.#debt = undefined;
     this.#socket = undefined;
     this.#parser.reset();
     this.#writer.reset();
