@@ -1,6 +1,7 @@
 /**
  * Requests of the client that are not acknowledged: which may be sent now, and which have been.
  *
+ *   backlog   in order, beyond the window of requests that are looked at: so that a deep queue costs neither time nor memory
  *   waiting   a modification that overlaps an earlier one that is not acknowledged; ready when that is
  *   ready     in order, to be sent as soon as the bounds allow
  *   sent      in the order of sending: what goes out again on a new connection
@@ -11,6 +12,8 @@ import { isModifying, overlap, transferOf } from './client-request.ts';
 
 /** Entries at the front of the ready list that are gone before the list is cut. */
 const SLACK = 1024;
+/** Requests in the window for each that may be sent: those that wait for others shall not hold up the rest. */
+const WINDOW_FACTOR = 2;
 
 export class ClientQueue {
   readonly #maxRequests: number;
@@ -23,14 +26,22 @@ export class ClientQueue {
   /** Modifications in any of the three states. */
   readonly #modifying = new Set<ClientRequest>();
   #waiting = 0;
+  readonly #window: number;
+  #backlog: ClientRequest[] = [];
+  #backlogAt = 0;
 
   constructor(maxRequests: number, maxBytes: number) {
     this.#maxRequests = maxRequests;
     this.#maxBytes = maxBytes;
+    this.#window = Math.max(256, WINDOW_FACTOR * maxRequests);
   }
 
   /** Requests that are not acknowledged. */
   get size(): number {
+    return this.#inWindow + this.#backlog.length - this.#backlogAt;
+  }
+
+  get #inWindow(): number {
     return this.#sent.size + this.#ready.length - this.#readyAt + this.#waiting;
   }
 
@@ -40,6 +51,11 @@ export class ClientQueue {
   }
 
   submit(request: ClientRequest): void {
+    if (this.#backlog.length > 0 || this.#inWindow >= this.#window) this.#backlog.push(request);
+    else this.#admit(request);
+  }
+
+  #admit(request: ClientRequest): void {
     if (isModifying(request.type)) {
       for (const earlier of this.#modifying) {
         if (!overlap(earlier, request)) continue;
@@ -78,14 +94,28 @@ export class ClientQueue {
       this.#waiting--;
       this.#ready.push(follower);
     }
+    while (this.#backlogAt < this.#backlog.length && this.#inWindow < this.#window) {
+      this.#admit(this.#backlog[this.#backlogAt++]!);
+    }
+    if (this.#backlogAt === this.#backlog.length || this.#backlogAt > SLACK) {
+      if (this.#backlogAt > 0) this.#backlog = this.#backlog.slice(this.#backlogAt);
+      this.#backlogAt = 0;
+    }
   }
 
   rejectAll(error: DeviceError): void {
-    const all = new Set([...this.#sent, ...this.#ready.slice(this.#readyAt), ...this.#modifying]);
+    const all = new Set([
+      ...this.#sent,
+      ...this.#ready.slice(this.#readyAt),
+      ...this.#modifying,
+      ...this.#backlog.slice(this.#backlogAt),
+    ]);
     this.#sent.clear();
     this.#sentBytes = 0;
     this.#ready = [];
     this.#readyAt = 0;
+    this.#backlog = [];
+    this.#backlogAt = 0;
     this.#modifying.clear();
     this.#waiting = 0;
     for (const request of all) request.reject(error);

@@ -182,7 +182,7 @@ export class ReplyWriter {
     this.#parts = [];
     this.#owned = [];
     this.#bytes = 0;
-    if (this.#from > SLAB_SIZE - SLAB_REPLY_LIMIT || this.#stream.writableLength > 0) {
+    if (this.#from > SLAB_SIZE - SLAB_REPLY_LIMIT || (this.#from > 0 && this.#stream.writableLength > 0)) {
       // The slab is nearly used up, or its earlier parts still wait: go on in a new one rather than let it be pinned.
       owned.push(this.#slab);
       this.#slab = this.#pool.acquire(SLAB_SIZE);

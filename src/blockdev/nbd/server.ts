@@ -44,6 +44,17 @@ const DEFAULT_LIMITS: ConnectionLimits = {
   replyBacklog: 8 * 1024 * 1024,
 };
 
+/**
+ * What all connections together may hold: bytes of requests in flight, and of replies that are not taken. Each has its share,
+ * no less than the floor, so that one that takes nothing cannot starve the others.
+ */
+const TOTAL_IN_FLIGHT_BYTES = 512 * 1024 * 1024;
+const TOTAL_REPLY_BACKLOG = 64 * 1024 * 1024;
+const SHARE_FLOOR = 256 * 1024;
+
+const shareOf = (total: number, connections: number, most: number): number =>
+  Math.min(most, Math.max(SHARE_FLOOR, Math.floor(total / Math.max(1, connections))));
+
 /** What the server counts, beside one counter `ended-<reason>` per way a connection ended. */
 export type NbdCounters = Readonly<Record<string, number>>;
 
@@ -56,6 +67,9 @@ export class NbdServer {
   readonly #counters = newCounters();
   readonly #ends = new Map<ConnectionEnd | 'too-many-connections', number>();
   readonly #context: ConnectionContext;
+  /** As they are now, read by every connection. */
+  readonly #limits: { -readonly [K in keyof ConnectionLimits]: ConnectionLimits[K] };
+  readonly #mostLimits: ConnectionLimits;
   #exports: ReadonlyMap<string, Device> = new Map();
   #accepted = 0;
   #server: Server | undefined;
@@ -66,13 +80,15 @@ export class NbdServer {
     this.#clock = options.clock ?? systemClock;
     this.#maxConnections = options.maxConnections ?? 256;
     this.#closeTimeoutMs = options.closeTimeoutMs ?? 10_000;
+    this.#mostLimits = { ...DEFAULT_LIMITS, ...options.limits };
+    this.#limits = { ...this.#mostLimits };
     const table: ExportTable = {
       names: () => [...this.#exports.keys()],
       find: (name) => this.#find(name),
     };
     this.#context = {
       exports: table,
-      limits: { ...DEFAULT_LIMITS, ...options.limits },
+      limits: this.#limits,
       counters: this.#counters,
       pool: new BufferPool(),
       clock: this.#clock,
@@ -126,6 +142,14 @@ export class NbdServer {
     }
     this.#accepted++;
     this.#connections.add(new ServerConnection(stream, this.#context, fresh));
+    this.#share();
+  }
+
+  #share(): void {
+    const count = this.#connections.size;
+    const most = this.#mostLimits;
+    this.#limits.inFlightBytes = shareOf(TOTAL_IN_FLIGHT_BYTES, count, most.inFlightBytes);
+    this.#limits.replyBacklog = shareOf(TOTAL_REPLY_BACKLOG, count, most.replyBacklog);
   }
 
   /**
@@ -226,7 +250,10 @@ export class NbdServer {
     this.#count(reason);
     this.#log.debug('NBD connection ended', { export: connection.exportName, reason });
     // It stays known until its requests are through, for `settled`.
-    void connection.idle().then(() => this.#connections.delete(connection));
+    void connection.idle().then(() => {
+      this.#connections.delete(connection);
+      this.#share();
+    });
   }
 
   #count(reason: ConnectionEnd | 'too-many-connections'): void {
