@@ -1,8 +1,16 @@
 /** B3, B4: the copy of a disk and the replay of a write log, against the programs that one would use otherwise. */
 import { randomFillSync } from 'node:crypto';
-import { closeSync, fsyncSync, ftruncateSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, ftruncateSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { bulkCopy, FileStore, replayLog, WriteLog } from '../src/blockdev/index.ts';
+import {
+  bulkCopy,
+  CopyGroup,
+  DiskStack,
+  FileStore,
+  invalidMark,
+  replayLog,
+  WriteLog,
+} from '../src/blockdev/index.ts';
 import { SeededRandom } from '../src/common/index.ts';
 import type { Bench, Contender, Stage, Subject } from './framework/index.ts';
 import { missing, onStage } from './framework/index.ts';
@@ -11,6 +19,7 @@ import { filledImage, folderOf } from './images.ts';
 const MIB = 1024 * 1024;
 const CP = 'cp --sparse=always';
 const CONVERT = 'qemu-img convert';
+const WITHOUT = 'without its proof';
 
 export const copySubject: Subject = {
   ids: ['B3', 'B4'],
@@ -66,7 +75,58 @@ async function copy(bench: Bench, stage: Stage): Promise<void> {
         : { name: CONVERT, absent: 'qemu-img is not installed' },
     ],
   });
+  const toItsCut = (name: string, proof: boolean) =>
+    timed(name, () => copyToItsCut({ source, target, sizeBytes, logDirectory: join(folder, 'log'), proof }));
+  await bench.race({
+    id: 'B3',
+    figures: [
+      {
+        what: 'the same under a write log to its cut, proven by reading it back',
+        unit: 'bytesPerSecond',
+        better: 'more',
+        goals: { [WITHOUT]: 1 / 1.3 },
+      },
+    ],
+    ours: toItsCut('with its proof', true),
+    peers: [toItsCut(WITHOUT, false)],
+  });
   rmSync(folder, { recursive: true });
+}
+
+/** Until the target is durable and valid. */
+async function copyToItsCut(copy: {
+  readonly source: string;
+  readonly target: string;
+  readonly sizeBytes: number;
+  readonly logDirectory: string;
+  readonly proof: boolean;
+}): Promise<void> {
+  const from = new DiskStack('a', FileStore.open(copy.source));
+  const to = new DiskStack('b', FileStore.open(copy.target, { create: BigInt(copy.sizeBytes) }));
+  rmSync(copy.logDirectory, { recursive: true, force: true });
+  mkdirSync(copy.logDirectory);
+  const changed: { wake?: () => void } = {};
+  const group = new CopyGroup({
+    name: 'bench',
+    pairs: [{ from, to, mark: invalidMark(copy.target) }],
+    logDirectory: copy.logDirectory,
+    purpose: 'copy',
+    proof: copy.proof,
+    onProgress: () => changed.wake?.(),
+  });
+  await group.start();
+  for (
+    let { phase, reason } = group.progress();
+    phase !== 'converged';
+    { phase, reason } = group.progress()
+  ) {
+    if (phase === 'failed') throw new Error(reason ?? 'the copy failed');
+    await new Promise<void>((resolve) => {
+      changed.wake = resolve;
+    });
+  }
+  await group.cut(copy.proof ? { verify: true } : {});
+  await Promise.all([from.top.close(), to.top.close()]);
 }
 
 /** Every block is written once, in a random order; both sides end with the data on the disk. */
