@@ -283,6 +283,7 @@ export class Hypervisor implements HypervisorSurface {
         addresses,
         vnetHeader: true,
         ...(device.uplink === undefined ? {} : { uplink: device.uplink }),
+        ...(device.limits === undefined ? {} : { limits: device.limits }),
       });
     }
     await this.#mux.execute('port-state', {
@@ -293,7 +294,6 @@ export class Hypervisor implements HypervisorSurface {
   }
 
   /** Opens a disk of a partition that does not run, over NBD. */
-        ...(device.limits === undefined ? {} : { limits: device.limits }),
   async #withDisk<T>(id: string, role: DiskRole, body: (device: Device) => Promise<T>): Promise<T> {
     const partition = this.#partition(id);
     if (partition.running) {

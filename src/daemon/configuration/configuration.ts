@@ -116,8 +116,8 @@ export interface NetworkDeviceConfiguration {
   readonly mac: string;
   /** Name of the uplink it is behind; absent: the first one. */
   readonly uplink?: string;
-}
   readonly limits?: PortLimits;
+}
 
 export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold' | 'drain';
 export type ConfiguredProcedure = 'auto' | 'H6' | 'H7' | 'H8';

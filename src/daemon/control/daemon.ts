@@ -153,13 +153,13 @@ export class Daemon implements DaemonSurface {
     };
   }
 
-  services(): Promise<ServiceView[]> {
-    return Promise.all(this.configuration.services.map((service) => this.#serviceView(service)));
-  }
   get network(): Network {
     return new Network(this.mux);
   }
 
+  services(): Promise<ServiceView[]> {
+    return Promise.all(this.configuration.services.map((service) => this.#serviceView(service)));
+  }
 
   /** Throws ApiError `no-such-service`. */
   async flows(name: string): Promise<unknown[]> {

@@ -123,19 +123,6 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
     case 'port-state':
       memory.put(`state ${String(args['name'])}`, 2, { name, args });
       break;
-    case 'port-addresses':
-      withAddresses(memory, String(args['name']), args['addresses']);
-      break;
-    case 'path-set':
-      memory.put(`path ${String(args['address'])}`, 3, { name, args });
-      break;
-    case 'private-path':
-      if (args['port'] === null) memory.delete(`private ${String(args['probe'])}`);
-      else memory.put(`private ${String(args['probe'])}`, 3, { name, args });
-      break;
-    case 'switch': {
-      const address = String(args['address']);
-      memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: args['to'] } });
     case 'port-limits': {
       for (const key of [`port ${String(args['name'])}`, `uplink ${String(args['name'])}`]) {
         const known = memory.get(key);
@@ -149,6 +136,19 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       }
       break;
     }
+    case 'port-addresses':
+      withAddresses(memory, String(args['name']), args['addresses']);
+      break;
+    case 'path-set':
+      memory.put(`path ${String(args['address'])}`, 3, { name, args });
+      break;
+    case 'private-path':
+      if (args['port'] === null) memory.delete(`private ${String(args['probe'])}`);
+      else memory.put(`private ${String(args['probe'])}`, 3, { name, args });
+      break;
+    case 'switch': {
+      const address = String(args['address']);
+      memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: args['to'] } });
       for (const other of (args['also'] ?? []) as { address: string }[]) {
         const path = { address: other.address, port: args['to'] };
         memory.put(`path ${other.address}`, 3, { name: 'path-set', args: path });

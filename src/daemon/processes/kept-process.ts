@@ -347,6 +347,7 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'port-remove',
   'port-state',
   'port-addresses',
+  'port-limits',
   'ports',
   'path-set',
   'private-path',
@@ -361,4 +362,3 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'fence',
   'hash',
 ]);
-  'port-limits',

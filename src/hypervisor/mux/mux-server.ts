@@ -36,9 +36,9 @@ export class MuxServer {
   readonly mux: Mux;
   readonly captures: Captures;
   readonly #clock: Clock;
+  readonly #log: Log;
   readonly #turns = new Turns();
   readonly #openTap: (options: TapLinkOptions) => LinkDevice;
-  readonly #log: Log;
   readonly #onShutdown: () => void;
   /** Arguments of the port-add or uplink-add that made each port. */
   readonly #made = new Map<string, string>();
@@ -46,9 +46,9 @@ export class MuxServer {
   constructor(options: MuxServerOptions = {}) {
     const clock = options.clock ?? systemClock;
     this.#clock = clock;
+    this.#log = options.log ?? silentLog;
     this.#openTap = options.openTap ?? ((tap) => new TapLink(tap));
     this.#onShutdown = options.onShutdown ?? (() => {});
-    this.#log = options.log ?? silentLog;
     this.mux = new Mux({
       clock,
       onEvent: (name, data) => {
@@ -81,8 +81,6 @@ export class MuxServer {
         }),
       device,
     );
-  }
-
     return this.#limited(name, limits);
   }
 
@@ -94,6 +92,8 @@ export class MuxServer {
       this.removePort(name);
       throw error;
     }
+  }
+
   #tap({ name, mtu, offload }: MuxCommands['uplink-add']['arguments']): LinkDevice {
     return this.#openTap({
       name,
@@ -134,9 +134,9 @@ export class MuxServer {
     }
   }
 
+  /** Listens for a partition. Throws MuxError `exists`, `in-use`, `socket`, `bad-argument`. */
   async addPort(args: MuxCommands['port-add']['arguments']): Promise<PortStatus> {
     const { name } = args;
-  /** Listens for a partition. Throws MuxError `exists`, `in-use`, `socket`, `bad-argument`. */
     const { addresses: _addresses, limits, ...identity } = args;
     if (this.#known(name, identity) !== undefined) {
       this.mux.portAddresses(name, args.addresses);
@@ -157,10 +157,10 @@ export class MuxServer {
         this.#log.warn(`port ${name} sent what is no frame`, { fault });
         this.mux.countDrops(name, 'framing-fault', 1);
       },
-      onOversize: (count) => this.mux.countDrops(name, 'oversize-frame', count),
-    });
       debtMs: () => this.mux.debtMs(name),
       clock: this.#clock,
+      onOversize: (count) => this.mux.countDrops(name, 'oversize-frame', count),
+    });
     this.#add(
       identity,
       () =>
@@ -176,9 +176,9 @@ export class MuxServer {
         }),
       device,
     );
+    const status = this.#limited(name, limits);
     try {
       await device.listen();
-    const status = this.#limited(name, limits);
     } catch (error) {
       this.removePort(name);
       throw error;
@@ -214,13 +214,13 @@ export class MuxServer {
       },
       'port-state': ({ name, state }) => mux.portState(name, state),
       'port-addresses': ({ name, addresses }) => mux.portAddresses(name, addresses),
+      'port-limits': ({ name, limits }) => mux.portLimits(name, limits ?? undefined),
       ports: () => mux.ports(),
       'path-set': (args) => {
-      'port-limits': ({ name, limits }) => mux.portLimits(name, limits ?? undefined),
         if (mux.ports().some((port) => port.kind === 'nic')) this.#notOfHost(args.address);
+        mux.pathSet(args);
         return {};
       },
-        mux.pathSet(args);
       'private-path': (args) => {
         mux.privatePath(args);
         return {};
