@@ -14,6 +14,7 @@ import { Mux, type MuxOptions } from './mux.ts';
 import { MuxError } from './mux-error.ts';
 import { StreamPort } from './port/stream-port.ts';
 import { Turns } from './port/turns.ts';
+import type { PortLimits } from './rate-limit.ts';
 
 /** The commands by name, without the index signature that a vocabulary has. */
 type Commands = { [N in keyof MuxCommands as string extends N ? never : N]: MuxCommands[N] };
