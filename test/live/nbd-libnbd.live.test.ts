@@ -261,6 +261,70 @@ h.shutdown()`;
 );
 
 test(
+  'nbdsh without any care: handshake flags, TLS, absent exports, requests of 64 MiB and of nothing, while another client works',
+  within(async () => {
+    await served({ disk: new MemoryStore(80 * MIB) }, async (uri, server) => {
+      const careless = `
+import errno
+def fails(call, *args):
+    try:
+        call(*args)
+    except nbd.Error as ex:
+        return ex.errnum
+    raise AssertionError(('no error', call, args))
+good = nbd.NBD()
+good.connect_uri("${uri('disk')}")
+def served():
+    good.pwrite(b"g" * 4096, 79 * 1024 * 1024)
+    assert good.pread(4096, 79 * 1024 * 1024) == b"g" * 4096
+
+for flags in (0, nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE, nbd.HANDSHAKE_FLAG_NO_ZEROES):
+    c = nbd.NBD()
+    c.set_handshake_flags(flags)
+    c.connect_uri("${uri('disk')}")
+    assert c.get_size() == 80 * 1024 * 1024
+    c.shutdown()
+
+c = nbd.NBD()
+c.set_tls(nbd.TLS_ALLOW)
+c.connect_uri("${uri('disk')}")
+assert not c.get_tls_negotiated()
+c.shutdown()
+c = nbd.NBD()
+c.set_tls(nbd.TLS_REQUIRE)
+fails(c.connect_uri, "${uri('disk')}")
+c = nbd.NBD()
+assert fails(c.connect_uri, "${uri('nothing')}") in (errno.ENOENT, 0)
+served()
+
+for structured in (True, False):
+    c = nbd.NBD()
+    c.set_strict_mode(0)
+    c.set_request_structured_replies(structured)
+    c.set_request_block_size(False)
+    c.connect_uri("${uri('disk')}")
+    assert fails(c.pread, 48 * 1024 * 1024, 0) == errno.EINVAL
+    assert fails(c.pwrite, bytes(48 * 1024 * 1024), 0) == errno.EINVAL
+    assert fails(c.pwrite, bytes(64 * 1024 * 1024), 0) == errno.EINVAL
+    assert fails(c.block_status, 512, 0, lambda *a: 0) != 0
+    for call in (c.zero, c.trim, c.cache):
+        call(0, 0)
+    c.pwrite(b"", 0)
+    for flags in (nbd.CMD_FLAG_DF, nbd.CMD_FLAG_REQ_ONE, nbd.CMD_FLAG_FAST_ZERO, 0x20, 0x8000):
+        for call, args in ((c.pwrite, (b"z", 0)), (c.trim, (512, 0)), (c.cache, (512, 0)), (c.flush, ())):
+            assert fails(call, *args, flags) == errno.EINVAL, (call, flags)
+    assert c.pread(1, 0) == b"\\0"
+    served()
+    c.shutdown()
+good.shutdown()
+print("done")`;
+      assert.is((await ok('nbdsh', '-c', careless)).trim(), 'done');
+      assert.ok(server.counters()['refusedRequests']! >= 40);
+    });
+  }, 20_000),
+);
+
+test(
   'nbdinfo --map=changeover:written-since: what was written since the log began, also after a restart with that log',
   within(() =>
     inFolder(async (folder) => {

@@ -120,4 +120,29 @@ test(
   ),
 );
 
+test(
+  'qemu-img create, convert, check and compare of a qcow2 image that lives in an export',
+  within(
+    () =>
+      inFolder(async (folder) => {
+        const original = join(folder, 'original.img');
+        const bytes = Buffer.alloc(8 * MIB);
+        for (let at = 0; at < bytes.length; at += 2 * MIB) bytes.fill(`${at} `, at, at + MIB);
+        writeFileSync(original, bytes);
+        await served({ disk: new MemoryStore(12 * MIB) }, async (uri, server) => {
+          await ok('qemu-img', 'create', '-q', '-f', 'qcow2', uri('disk'), '8M');
+          await ok('qemu-img', 'convert', '-n', '-f', 'raw', '-O', 'qcow2', original, uri('disk'));
+          const check = JSON.parse(
+            await ok('qemu-img', 'check', '-f', 'qcow2', '--output=json', uri('disk')),
+          );
+          assert.equal([check['check-errors'], check['leaks'] ?? 0, check['corruptions'] ?? 0], [0, 0, 0]);
+          await ok('qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', original, uri('disk'));
+          assert.is(server.counters()['refusedRequests'], 0);
+          assert.is(server.counters()['deviceErrors'], 0);
+        });
+      }),
+    30_000,
+  ),
+);
+
 test.run();
