@@ -1,7 +1,8 @@
-import { rmSync, statfsSync } from 'node:fs';
+import { readdirSync, rmSync, statfsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Clock } from '../../common/index.ts';
 import { codeOf } from '../../common/index.ts';
-import { LogReader } from '../log/index.ts';
+import { LogReader, SEGMENT, segmentName, segmentNumbers } from '../log/index.ts';
 
 /** A log without a cap of its own gets half of what is free where it is kept. */
 export function withCap<T extends { readonly capBytes?: number }>(options: T, directory: string): T {
@@ -20,8 +21,16 @@ export async function dropStaleCopyLog(directory: string): Promise<void> {
     const reader = await LogReader.open(directory);
     if (reader.header.purpose === 'copy') rmSync(directory, { recursive: true, force: true });
   } catch (error) {
-    if (codeOf(error) !== 'no-log') throw error;
+    const code = codeOf(error);
+    if (code === 'damaged' && neverBegan(directory)) rmSync(directory, { recursive: true, force: true });
+    else if (code !== 'no-log') throw error;
   }
+}
+
+/** Its writer was killed before the first header was whole: no record can be in it. */
+function neverBegan(directory: string): boolean {
+  const numbers = segmentNumbers(readdirSync(directory));
+  return numbers.length === 1 && statSync(join(directory, segmentName(numbers[0]!))).size < SEGMENT.size;
 }
 
 /** `work`, or the error of `late` when it takes longer than `ms`; the work itself goes on then. */

@@ -152,13 +152,17 @@ export class GroupProof {
     };
   }
 
-  /** These were cut: nothing is proven of them any more, and their tags are of no use. */
+  /** These were cut: nothing is proven of them any more, and their tags are of no use. Never throws: the cut is done. */
   drop(diskIds: readonly string[]): void {
     for (const { pair, tagger, prover, file } of this.#proved)
       if (diskIds.includes(pair.from.id)) {
         tagger.close();
         prover.tree.close();
-        rmSync(file, { force: true });
+        try {
+          rmSync(file, { force: true });
+        } catch {
+          // Of a generation that is gone: nobody reads it again.
+        }
       }
     this.#proved = this.#proved.filter(({ pair }) => !diskIds.includes(pair.from.id));
     if (this.#proved.length === 0) this.#stop();

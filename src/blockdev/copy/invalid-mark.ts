@@ -11,7 +11,7 @@ import {
   readFileSync,
   rmSync,
   unlinkSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { codeOf } from '../../common/index.ts';
@@ -58,7 +58,7 @@ export function invalidMark(path: string): InvalidMark {
 
 function writeReason(fd: number, reason: string): void {
   try {
-    writeSync(fd, `${reason}\n`);
+    writeFileSync(fd, `${reason}\n`);
   } catch (error) {
     if (codeOf(error) !== 'ENOSPC') throw error;
   }

@@ -12,6 +12,7 @@ import type { Aside, WriteKind } from '../filter/index.ts';
 import { RECORD, segmentName } from './format.ts';
 import { LogReader } from './log-reader.ts';
 import { recoverLog } from './replay.ts';
+import type { WriteLogOptions } from './write-log.ts';
 import { WriteLog } from './write-log.ts';
 
 interface Run {
@@ -45,11 +46,7 @@ export class LogAside implements Aside {
     const options = { ...disk, purpose: 'setAside' as const };
     try {
       const { tail, damage } = await recoverLog(directory, { diskId: disk.diskId });
-      if (damage !== undefined) {
-        // What stands before the damage stays readable there for people; this one begins with nothing.
-        renameSync(directory, `${directory}.unusable-${Date.now()}`);
-        return new LogAside(directory, WriteLog.create(directory, options));
-      }
+      if (damage !== undefined) return LogAside.#anew(directory, options);
       const reader = await LogReader.open(directory);
       const aside = new LogAside(directory, WriteLog.resume(directory, tail, options));
       for await (const record of reader.records()) {
@@ -60,9 +57,17 @@ export class LogAside implements Aside {
       }
       return aside;
     } catch (error) {
-      if (codeOf(error) !== 'no-log') throw error;
+      const code = codeOf(error);
+      if (code === 'damaged') return LogAside.#anew(directory, options);
+      if (code !== 'no-log') throw error;
       return new LogAside(directory, WriteLog.create(directory, options));
     }
+  }
+
+  /** What stands before the damage stays readable for people, under another name; this one begins with nothing. */
+  static #anew(directory: string, options: WriteLogOptions): LogAside {
+    renameSync(directory, `${directory}.unusable-${Date.now()}`);
+    return new LogAside(directory, WriteLog.create(directory, options));
   }
 
   /** Bytes of the disk that were written after its cut. */

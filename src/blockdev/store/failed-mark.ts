@@ -5,7 +5,7 @@
  *
  * Left open: a process that is killed between the kernel's answer and the note, some microseconds.
  */
-import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { codeOf } from '../../common/index.ts';
 import { syncDirectory } from './file-store.ts';
@@ -15,7 +15,7 @@ export function noteFailed(path: string, reason: string): void {
   try {
     const fd = openSync(`${path}.failed`, 'w', 0o600);
     try {
-      writeSync(fd, `${reason}\n`);
+      writeFileSync(fd, `${reason}\n`);
       fsyncSync(fd);
     } finally {
       closeSync(fd);

@@ -17,7 +17,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import type { FenceMode, InvalidMark, LogMark } from '../../blockdev/index.ts';
@@ -253,7 +253,8 @@ function logMark(path: string): LogMark {
 function keep(file: string, text: string): void {
   const fd = openSync(`${file}.new`, 'w', 0o600);
   try {
-    writeSync(fd, text);
+    // Loops over what the kernel cuts short.
+    writeFileSync(fd, text);
     fsyncSync(fd);
   } finally {
     closeSync(fd);
