@@ -491,7 +491,13 @@ function logCommands(
     {
       summary: 'reflect it onto an image: the disk as it was when the log began',
       args: [directory, ['<image>', 'disk image']],
-      options: [flag('--to-sequence <n>', 'last record').argParser(bigWhole), flag('--to-time <time>', time)],
+      options: [
+        flag('--to-sequence <n>', 'last record').argParser(bigWhole),
+        flag('--to-time <time>', time),
+        flag('--disk <id>', 'refuse the log of another disk'),
+        flag('--generation <hex>', 'refuse a log of another generation'),
+        flag('--partial', 'the image holds the records that were removed from the log'),
+      ],
       examples: ['changeover log replay ./log copy.img --to-sequence 5000'],
       act: act('logReplay'),
     },

@@ -24,7 +24,7 @@ export const DM_LOG_ENTRY = {
   sector: 0,
   nrSectors: 8,
   flags: 16,
-  /** Bytes of data that follow, on the next sectors. */
+  /** Of data that is the log's own (the text of a mark, on the sector of its entry): 0 for writes, whose data is counted in sectors. */
   dataLength: 24,
   size: 32,
 } as const;
@@ -115,7 +115,6 @@ class Entries {
     head.writeBigUInt64LE(BigInt(start / DM_LOG_SECTOR), DM_LOG_ENTRY.sector);
     head.writeBigUInt64LE(BigInt(length / DM_LOG_SECTOR), DM_LOG_ENTRY.nrSectors);
     head.writeBigUInt64LE(flags, DM_LOG_ENTRY.flags);
-    head.writeBigUInt64LE(BigInt(data?.length ?? 0), DM_LOG_ENTRY.dataLength);
     await this.#write(head);
     if (data !== undefined) await this.#write(data);
     this.count++;

@@ -7,7 +7,7 @@ import { CodedError } from '../../common/index.ts';
 
 /**
  * `no-log` the directory holds none · `foreign` it belongs to another disk or generation · `stale` a segment is left from an
- * older log · `damaged` bytes are not what was written · `version` made by a newer program · `log-exists`, `in-use`.
+ * older log · `partial` its first records were removed · `damaged` bytes are not what was written · `version` made by a newer program · `log-exists`, `in-use`.
  */
 export class LogError extends CodedError {}
 

@@ -111,10 +111,8 @@ export class LogReader {
       try {
         const scan = new SegmentScan(fd, { segment: number, last, start, expected, tag, keepGoing });
         for (let items = await scan.next(); items.length > 0; items = await scan.next()) {
-          const end =
-            until === undefined
-              ? -1
-              : items.findIndex((item) => 'record' in item && item.record.sequence >= until);
+          // Nothing behind the last record that is wanted is looked at: it may be damaged.
+          const end = until === undefined ? -1 : endBefore(items, until);
           const taken = end === -1 ? items : items.slice(0, end);
           const newest = taken.findLast((item) => 'record' in item);
           if (newest !== undefined) expected = newest.record.sequence + 1n;
@@ -177,6 +175,14 @@ export class LogReader {
       };
     return undefined;
   }
+}
+
+/** Number of items up to the record before `until`; -1 when more may follow. */
+function endBefore(items: readonly ScanItem[], until: bigint): number {
+  const at = items.findIndex((item) => 'record' in item && item.record.sequence + 1n >= until);
+  const item = items[at];
+  if (item === undefined || !('record' in item)) return -1;
+  return item.record.sequence >= until ? at : at + 1;
 }
 
 function openFile(path: string): Promise<number> {

@@ -85,6 +85,8 @@ export interface ReplayOptions {
   readonly toTimeNs?: bigint;
   readonly generation?: Buffer;
   readonly diskId?: string;
+  /** Replay a log whose first records were removed: `target` must hold them. Default false: LogError `partial`. */
+  readonly partial?: boolean;
 }
 
 export interface ReplayResult {
@@ -104,8 +106,19 @@ export async function replayLog(
   target: Device,
   options: ReplayOptions = {},
 ): Promise<ReplayResult> {
-  const { toSequence, toTimeNs, ...expected } = options;
+  const { toSequence, toTimeNs, partial = false, ...expected } = options;
   const reader = await LogReader.open(directory, expected);
+  const { firstSequence } = reader.header;
+  if (firstSequence > 1n && !partial)
+    throw new LogError(
+      'partial',
+      `${directory} begins with record ${firstSequence}: earlier ones were removed`,
+      {
+        remedy:
+          'replay it only onto an image that holds everything before that record, and say so: --partial',
+        values: { firstSequence },
+      },
+    );
   if (reader.header.diskSize !== target.size)
     throw new LogError(
       'foreign',

@@ -125,6 +125,9 @@ const logReplay: Program = async (session, args, options) => {
     json: session.json,
     ...given('toSequence', big(options, 'toSequence')),
     ...given('toTimeNs', toTimeNs),
+    ...given('diskId', options['disk'] as string | undefined),
+    ...given('generation', options['generation'] as string | undefined),
+    ...given('partial', options['partial'] as boolean | undefined),
   });
   return code as ExitCode;
 };

@@ -46,6 +46,11 @@ export interface LogReplayOptions extends LogOutput {
   readonly toSequence?: bigint;
   /** Reflect what was written up to this time, ns since 1970. */
   readonly toTimeNs?: bigint;
+  /** Refuse the log of another disk, or of another generation (hex). */
+  readonly diskId?: string;
+  readonly generation?: string;
+  /** The image holds the records that were removed from the log. */
+  readonly partial?: boolean;
   readonly json?: boolean;
 }
 
@@ -183,14 +188,21 @@ export function runLogVerify(options: LogVerifyOptions): Promise<number> {
 /** Reflects a log onto an image. 1, and nothing was written, when the log is damaged up to the goal or of another disk. */
 export function runLogReplay(options: LogReplayOptions): Promise<number> {
   return guarded(options, 'replay', async () => {
-    const { print } = outputOf(options);
-    const { toSequence, toTimeNs } = options;
+    const { print, complain } = outputOf(options);
+    const { toSequence, toTimeNs, diskId, generation, partial } = options;
     const target = FileStore.open(options.target);
     try {
       const result = await replayLog(options.directory, target, {
         ...(toSequence === undefined ? {} : { toSequence }),
         ...(toTimeNs === undefined ? {} : { toTimeNs }),
+        ...(diskId === undefined ? {} : { diskId }),
+        ...(generation === undefined ? {} : { generation: Buffer.from(generation, 'hex') }),
+        ...(partial === undefined ? {} : { partial }),
       });
+      if (toSequence !== undefined && result.lastSequence < toSequence)
+        complain(
+          `changeover log replay: the log ends with record ${result.lastSequence}, before ${toSequence}`,
+        );
       if (options.json === true) print(JSON.stringify(result, plain));
       else {
         print(

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { blob, struct, u8, u16, u32 } from 'buffer-layout';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -185,6 +186,68 @@ format(
       bad[at]! ^= 0x10;
       assert.ok('reason' in parseSegmentHeader(bad), `byte ${at}`);
     }
+  }),
+);
+
+const documentation = readFileSync(new URL('../../../docs/block.md', import.meta.url), 'utf8');
+
+/** Offset and length of each row of the table below `title`. */
+function documentedFields(title: string): [number, number][] {
+  const table = documentation.slice(documentation.indexOf(title)).split('\n\n')[0]!;
+  const rows = [...table.matchAll(/^\| (\d+) \| (\d+) \|/gm)];
+  return rows.map((row) => [Number(row[1]), Number(row[2])]);
+}
+
+format(
+  'the tables of docs/block.md are these offsets, without a gap',
+  within(() => {
+    for (const [title, offsets, size] of [
+      ['Segment header, 128 bytes', SEGMENT, SEGMENT.size],
+      ['Record, 56 bytes and the data', RECORD, RECORD.size],
+    ] as const) {
+      const fields = documentedFields(title);
+      let at = 0;
+      for (const [offset, length] of fields) {
+        assert.is(offset, at, title);
+        at += length;
+      }
+      assert.is(at, size, title);
+      const known = Object.entries(offsets).filter(
+        ([name]) => !['size', 'data', 'diskIdLength'].includes(name),
+      );
+      assert.equal(
+        fields.map(([offset]) => offset),
+        known.map(([, offset]) => offset),
+        title,
+      );
+    }
+  }),
+);
+
+format(
+  'the example of docs/block.md is what is written, byte for byte',
+  within(() => {
+    const lines = [...documentation.matchAll(/^([0-9a-f]{8}): ((?:[0-9a-f]{2,4} )+) /gm)];
+    const documented = Buffer.from(lines.map((line) => line[2]!.replaceAll(' ', '')).join(''), 'hex');
+    const data = Buffer.from('hello, disk!');
+    const createdNs = 1_600_000_000_000_000_000n;
+    const header = emitSegmentHeader({
+      purpose: 'copy',
+      generation: GENERATION,
+      diskId: 'a-application',
+      diskSize: 2n ** 30n,
+      firstSequence: 1n,
+      number: 1,
+      createdNs,
+      // Of the host that the example was made on.
+      boot: documented.readBigUInt64LE(SEGMENT.boot),
+    });
+    const out = Buffer.alloc(RECORD.size + data.length);
+    const tag = GENERATION.readUInt32LE(0);
+    emitRecordHeader(out, 0, RecordKind.data, RecordFlag.fua, 1n, createdNs, 4096, 12, tag, data);
+    data.copy(out, RECORD.data);
+    assert.is(documented.toString('hex'), Buffer.concat([header, out]).toString('hex'));
+    for (const [i, line] of lines.entries()) assert.is(Number.parseInt(line[1]!, 16), i * 16);
   }),
 );
 

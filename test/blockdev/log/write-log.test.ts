@@ -334,4 +334,42 @@ async function assertNothingReplayed(directory: string, where: string): Promise<
   assert.is((await target.extents(0n, target.size)).length, 1, `${where}: nothing was written`);
 }
 
+log(
+  'a replay: damage behind the goal is not looked at; of another disk or generation, or without its first records, it is refused',
+  within(() =>
+    inScratch(async (directory) => {
+      const path = join(directory, 'log');
+      const writer = newLog(path, { segmentBytes: 4096 });
+      await fill(writer, 200);
+      await writer.flush();
+      const names = [...segmentsOf(path).keys()];
+      assert.ok(names.length > 3);
+      const second = (await LogReader.open(path)).header;
+      assert.is(second.firstSequence, 1n);
+      const target = () => new MemoryStore(DISK_SIZE);
+      assert.is(await errnoOf(() => replayLog(path, target(), { diskId: 'b-application' })), 'foreign');
+      assert.is(
+        await errnoOf(() => replayLog(path, target(), { generation: Buffer.alloc(16, 1) })),
+        'foreign',
+      );
+      const segment = join(path, names[0]!);
+      const bytes = readFileSync(segment);
+      const broken = Buffer.from(bytes);
+      broken[SEGMENT.size + 2 * (RECORD.size + 40) + RECORD.data]! ^= 1;
+      writeFileSync(segment, broken);
+      assert.is((await replayLog(path, target(), { toSequence: 2n })).lastSequence, 2n);
+      assert.is(await errnoOf(() => replayLog(path, target(), { toSequence: 3n })), 'damaged');
+      writeFileSync(segment, bytes);
+      writer.dropBefore(await writer.position());
+      await writer.close();
+      const store = target();
+      assert.is(await errnoOf(() => replayLog(path, store)), 'partial');
+      assert.is((await store.extents(0n, store.size)).length, 1, 'nothing was written');
+      const result = await replayLog(path, store, { partial: true });
+      assert.ok(result.records < 200);
+      assert.is(result.lastSequence, (await verifyLog(path)).lastSequence);
+    }),
+  ),
+);
+
 log.run();
