@@ -1,0 +1,725 @@
+/**
+ * A world for the patch manager to act on: two partitions, their disks, a mux and clients that write, all of it in memory on a
+ * virtual clock. The manager is the real one; what it calls is a model that does what the processes promise, takes its time for
+ * each command, and can lose, fail or cut off any of them. A control process that dies leaves the world as it is.
+ */
+import { CodedError, type SeededRandom, VirtualClock } from '../../../src/common/index.ts';
+import { diskId } from '../../../src/hypervisor/index.ts';
+import type { RunEnvironment } from '../../../src/patch/index.ts';
+import { MemoryJournal, MemoryPatchTable } from '../../../src/patch/index.ts';
+
+export type PartitionId = 'A' | 'B';
+export const PARTITIONS: readonly PartitionId[] = ['A', 'B'];
+export const ADDRESS = '10.0.0.1';
+const CLIENT_ADDRESS = '10.0.0.200';
+const CLIENT_TIMEOUT_MS = 700;
+
+class WorldError extends CodedError {}
+
+interface Request {
+  /** Number of the write. */
+  readonly write: number;
+  /** A try that nobody waits for any more is not answered. */
+  readonly attempt: number;
+  readonly connection: Connection;
+}
+
+interface Connection {
+  readonly id: number;
+  readonly client: Client;
+  /** Where the mux's flow table leads it; undefined before its first packet. */
+  port: PartitionId | undefined;
+  steered: boolean;
+  closed: boolean;
+}
+
+interface Client {
+  readonly keepAlive: boolean;
+  connection: Connection | undefined;
+  attempt: number;
+  next: number;
+  readonly acknowledged: number[];
+  failures: number;
+}
+
+interface Disk {
+  content: number[];
+  fence: 'none' | 'refuse';
+  /** Target of a copy that was not cut. */
+  invalid: boolean;
+  lastWriteMs: number | undefined;
+}
+
+interface Group {
+  readonly pairs: { readonly from: string; readonly to: string; pending: number[]; cut: boolean }[];
+  readonly convergedMs: number;
+}
+
+interface Guest {
+  phase: 'stopped' | 'ready' | 'serving' | 'frozen';
+  boots: number;
+  diskExported: boolean;
+  frozenFileSystems: boolean;
+  readonly connections: Set<Connection>;
+  /** Not read yet: the connection is frozen. */
+  unread: Request[];
+  busy: number;
+  exported: Handed[];
+}
+
+interface Flow {
+  readonly localAddress: string;
+  readonly localPort: number;
+  readonly remoteAddress: string;
+  readonly remotePort: number;
+}
+
+/** A connection between two guests. */
+interface Handed {
+  readonly flow: Flow;
+  readonly connection: Connection;
+  readonly unread: Request[];
+}
+
+interface Hold {
+  scope: 'new-flows' | 'all';
+  readonly queue: Request[];
+  readonly began: number;
+}
+
+/** A promise that the model breaks, to see that the trials notice it. */
+export type Flaw = 'loses-the-last-delta' | 'does-not-fence' | 'keeps-holding' | 'forgets-the-reverse-log';
+
+/** What becomes of one command of the control process. */
+export type Fate = 'done' | 'fails' | 'done-and-fails' | 'control-dies' | 'control-dies-after';
+
+export class World {
+  readonly clock = new VirtualClock();
+  readonly journal = new MemoryJournal();
+  readonly patches = new MemoryPatchTable();
+  readonly random: SeededRandom;
+  readonly guests: Record<PartitionId, Guest> = { A: newGuest(), B: newGuest() };
+  readonly disks = new Map<string, Disk>();
+  readonly groups = new Map<string, Group>();
+  readonly clients: Client[] = [];
+  readonly alarms: string[] = [];
+  flaw: Flaw | undefined;
+  active: PartitionId = 'A';
+  path: PartitionId = 'A';
+  ports: Record<PartitionId, 'attached' | 'isolated'> = { A: 'attached', B: 'isolated' };
+  hold: Hold | undefined;
+  privatePath: PartitionId | null = null;
+  assigned = new Set<string>(['A']);
+  /** Commands so far, of all control processes. */
+  calls = 0;
+  /** Told before each command what becomes of it. */
+  fate: (call: number, what: string) => Fate = () => 'done';
+  /** Control processes so far; what belongs to an earlier one is not told anything any more. */
+  generation = 1;
+  onDeath: () => void = () => {};
+  /** What connection states stand for: they pass through the journal as data. */
+  readonly #handed = new Map<number, Handed>();
+  #connections = 0;
+  #clientsRun = true;
+
+  constructor(random: SeededRandom, clients: number) {
+    this.random = random;
+    for (const partition of PARTITIONS)
+      for (const role of ['system', 'application'] as const)
+        this.disks.set(diskId(partition, role), {
+          ...{ content: [], fence: 'none', invalid: false, lastWriteMs: undefined },
+        });
+    Object.assign(this.guests.A, { phase: 'serving', diskExported: true });
+    for (let i = 0; i < clients; i++) {
+      const client: Client = {
+        ...{ keepAlive: i % 2 === 0, connection: undefined, attempt: 0, next: i * 1_000_000 + 1 },
+        ...{ acknowledged: [], failures: 0 },
+      };
+      this.clients.push(client);
+      this.clock.after(1 + i, () => this.#ask(client));
+    }
+  }
+
+  /** The environment of one control process. */
+  environment(stateDirectory: string): Omit<RunEnvironment, 'calibration'> {
+    const generation = this.generation;
+    const call = <T>(what: string, effect: () => T | Promise<T>, takesMs = 1): Promise<T> =>
+      this.#call(generation, what, effect, takesMs);
+    const quiet = () => {};
+    const log = { debug: quiet, info: quiet, warn: quiet, error: quiet };
+    const environment = {
+      hypervisor: {
+        resources: {
+          setAssigned: (id: string, assigned: boolean) => {
+            if (generation !== this.generation) return;
+            if (assigned) this.assigned.add(id);
+            else this.assigned.delete(id);
+          },
+          findStandby: (from: string) => {
+            const id = from === 'A' ? 'B' : 'A';
+            return this.assigned.has(id)
+              ? { found: false, reasons: [`${id} is assigned`] }
+              : { found: true, id };
+          },
+        },
+        partitionConfig: (id: string) => ({
+          network: [{ name: id }],
+          disks: [
+            { role: 'system', path: `/${id}-system` },
+            { role: 'application', path: `/${id}-application` },
+          ],
+        }),
+        partitionStatus: (id: PartitionId) =>
+          call(`partition-status ${id}`, () => ({
+            state: this.guests[id].phase === 'stopped' ? 'stopped' : 'running',
+            guest: this.#status(id),
+          })),
+        startPartition: (id: PartitionId, options: { isolated?: boolean }) =>
+          call(`start ${id}`, () => this.#start(id, options.isolated === true), 300),
+        restartPartition: (id: PartitionId, options: { isolated?: boolean }) =>
+          call(
+            `restart ${id}`,
+            () => {
+              this.#stop(id);
+              return this.#start(id, options.isolated === true);
+            },
+            300,
+          ),
+        stopPartition: (id: PartitionId) => call(`stop ${id}`, () => this.#stop(id), 20),
+        exportApplicationDisk: (id: PartitionId, exported: boolean) =>
+          call(`export-disk ${id} ${exported}`, () => {
+            if (exported && this.disks.get(diskId(id, 'application'))!.invalid)
+              throw new WorldError('not-valid', 'the target of a copy that was not cut');
+            this.guests[id].diskExported = exported;
+          }),
+        inject: (id: string) => call(`inject ${id}`, () => undefined, 5),
+        extract: () => call('extract', () => Buffer.alloc(0)),
+        control: (id: PartitionId) => this.#control(id, call),
+      },
+      mux: {
+        execute: (name: string, args: never) =>
+          call(`mux ${name} ${detail(args)}`, () => this.#mux(name, args), 0.5),
+      },
+      disks: {
+        execute: (name: string, args: never) => call(`disks ${name}`, () => this.#disks(name, args), 1),
+      },
+      probe: {
+        addresses: ['10.0.0.250'],
+        port: 'probe',
+        check: (_address: string) => call('probe', () => this.#probe(), 2),
+        pulse: async () => undefined,
+        privately: (work: () => Promise<unknown>) => work(),
+      },
+      journal: this.journal,
+      patches: this.patches,
+      roles: {
+        active: () => this.active,
+        setActive: (_service: string, id: PartitionId) => {
+          if (generation === this.generation) this.active = id;
+        },
+      },
+      policy: {
+        ...{ allowUnsigned: true, malwareScanner: 'none', allowUnscanned: true, strategy: 'hold' },
+        budget: { pauseMs: 5_000, copyMs: 60_000, quiesceMs: 500 },
+        lateWrites: 'refuse',
+        probation: { startWaitMs: 100, stabilityMs: 1_000, tries: 3, rollbackOnFailure: true },
+      },
+      services: [
+        {
+          ...{ name: 'service', address: `${ADDRESS}/24` },
+          health: { tcp: { port: 80, timeoutMs: 1_000 } },
+        },
+      ],
+      clock: this.clock,
+      log: { ...log, with: () => log },
+      stateDirectory,
+      limits: { rollbacks: 3, resumes: 5 },
+      alarm: (sentence: string) => this.alarms.push(sentence),
+      patchScript: '',
+    };
+    return environment as never;
+  }
+
+  /** The control process is gone: nobody waits for its answers, its timers do not run. */
+  kill(): void {
+    this.generation++;
+    // A new one begins with what is written down.
+    this.assigned = new Set([this.active]);
+    this.onDeath();
+  }
+
+  stopClients(): void {
+    this.#clientsRun = false;
+  }
+
+  killGuest(id: PartitionId): void {
+    this.#stop(id);
+  }
+
+  /** What the daemon does about an active partition that ended, unless it is being moved just then. */
+  supervise(isMoving: () => boolean): void {
+    const look = () => {
+      const guest = this.guests[this.active];
+      if (guest.phase === 'stopped' && !isMoving()) {
+        this.#start(this.active, false);
+        Object.assign(guest, { phase: 'serving', diskExported: true });
+      }
+      this.clock.after(500, look);
+    };
+    this.clock.after(500, look);
+  }
+
+  get acknowledged(): number[] {
+    return this.clients.flatMap((client) => client.acknowledged);
+  }
+
+  #call<T>(generation: number, what: string, effect: () => T | Promise<T>, takesMs: number): Promise<T> {
+    const number = ++this.calls;
+    return new Promise((resolve, reject) => {
+      if (generation !== this.generation) return;
+      const fate = this.fate(number, what);
+      // Whether a command that was on its way when its sender died still arrives is anybody's guess.
+      if (fate === 'control-dies') {
+        const arrives = this.random.below(2) === 0;
+        this.kill();
+        if (!arrives) return;
+      }
+      const later = (ms: number, work: () => void) =>
+        this.clock.after((ms * (50 + this.random.below(150))) / 100, work);
+      const answer = (give: () => void) =>
+        later(0.2, () => {
+          if (generation === this.generation) give();
+        });
+      later(takesMs, async () => {
+        if (fate === 'fails') {
+          answer(() => reject(new WorldError('EIO', `${what} was made to fail`)));
+          return;
+        }
+        try {
+          const result = await effect();
+          if (fate === 'control-dies-after' && generation === this.generation) this.kill();
+          if (fate === 'done-and-fails')
+            answer(() => reject(new WorldError('timeout', `${what} was not answered`)));
+          else answer(() => resolve(result));
+        } catch (error) {
+          if (fate === 'control-dies-after' && generation === this.generation) this.kill();
+          answer(() => reject(error));
+        }
+      });
+    });
+  }
+
+  // ---- partitions
+
+  #start(id: PartitionId, isolated: boolean): object {
+    const guest = this.guests[id];
+    if (guest.phase !== 'stopped') throw new WorldError('running', `${id} runs already`);
+    Object.assign(guest, { phase: 'ready', boots: guest.boots + 1, diskExported: false });
+    this.ports[id] = isolated ? 'isolated' : 'attached';
+    return { state: 'running', guest: this.#status(id) };
+  }
+
+  #stop(id: PartitionId): void {
+    const guest = this.guests[id];
+    for (const connection of guest.connections) connection.closed = true;
+    guest.connections.clear();
+    Object.assign(guest, { phase: 'stopped', boots: guest.boots + 1, diskExported: false, busy: 0 });
+    Object.assign(guest, { frozenFileSystems: false, unread: [], exported: [] });
+  }
+
+  #status(id: PartitionId): object {
+    const { phase, connections } = this.guests[id];
+    return { phase, bootMs: 1, startUp: [], connections: connections.size, applicationStartMs: 20 };
+  }
+
+  #control(
+    id: PartitionId,
+    call: <T>(what: string, effect: () => T | Promise<T>, ms?: number) => Promise<T>,
+  ) {
+    const guest = this.guests[id];
+    const command = <T>(name: string, effect: () => T | Promise<T>, ms = 0.5) =>
+      call(
+        `guest ${id} ${name}`,
+        () => {
+          if (guest.phase === 'stopped') throw new WorldError('not-connected', `${id} does not run`);
+          return effect();
+        },
+        ms,
+      );
+    return {
+      ping: () => command('ping', () => ({})),
+      status: () => command('status', () => this.#status(id)),
+      selfCheck: () => command('self-check', () => ({ lastRoundMs: 1 }), 30),
+      patchResults: () => command('patch-results', () => ({ results: [], table: '' })),
+      freezeFileSystems: () => command('freeze', () => this.#freeze(guest, true)),
+      thawFileSystems: () => command('thaw', () => this.#freeze(guest, false)),
+      startApplication: () =>
+        command(
+          'start-application',
+          () => {
+            if (guest.phase !== 'ready') throw new WorldError('wrong-phase', `${id} is ${guest.phase}`);
+            if (!guest.diskExported) throw new WorldError('no-disk', `${id} has no application disk`);
+            guest.phase = 'serving';
+            return { listening: [80], durationMs: 20 };
+          },
+          20,
+        ),
+      quiesce: (budgetMs: number) => command('quiesce', () => this.#quiesce(guest, budgetMs)),
+      resume: ({ reclaim = false } = {}) => command('resume', () => this.#resume(id, reclaim)),
+      exportConnections: ({ flows }: { flows?: { remotePort: number }[] }) =>
+        command('export', () => this.#exportConnections(guest, flows)),
+      importConnections: (connections: readonly { readonly flow: Flow }[]) =>
+        command('import', () => this.#import(id, connections)),
+    };
+  }
+
+  #freeze(guest: Guest, frozen: boolean): number {
+    guest.frozenFileSystems = frozen;
+    return 1;
+  }
+
+  async #quiesce(guest: Guest, budgetMs: number): Promise<object> {
+    if (guest.phase === 'serving') guest.phase = 'frozen';
+    const untilMs = this.clock.nowMs() + budgetMs;
+    while (guest.busy > 0 && this.clock.nowMs() < untilMs) await this.sleep(1);
+    const idle = [...guest.connections].map(flowOf);
+    const unfinished = guest.busy > 0 ? ['a request'] : [];
+    return { unfinished, draining: [], idle, waitedMs: 1 };
+  }
+
+  #resume(id: PartitionId, reclaim: boolean): void {
+    const guest = this.guests[id];
+    const exported = guest.exported;
+    guest.exported = [];
+    if (reclaim) this.#import(id, exported);
+    if (guest.phase !== 'frozen') return;
+    guest.phase = 'serving';
+    for (const request of guest.unread.splice(0)) this.#receive(id, request);
+  }
+
+  #exportConnections(guest: Guest, only?: { remotePort: number }[]): object {
+    const handed: Handed[] = [];
+    for (const connection of [...guest.connections]) {
+      if (only !== undefined && !only.some(({ remotePort }) => remotePort === connection.id)) continue;
+      const unread = guest.unread.filter((request) => request.connection === connection);
+      guest.unread = guest.unread.filter((request) => request.connection !== connection);
+      guest.connections.delete(connection);
+      handed.push({ flow: flowOf(connection), connection, unread });
+    }
+    guest.exported = handed;
+    for (const one of handed) this.#handed.set(one.flow.remotePort, one);
+    return { connections: handed.map(({ flow }) => ({ flow })), neighbors: [] };
+  }
+
+  #import(id: PartitionId, states: readonly { readonly flow: Flow }[]): object {
+    const guest = this.guests[id];
+    let imported = 0;
+    const refused: object[] = [];
+    for (const { flow } of states) {
+      const one = this.#handed.get(flow.remotePort);
+      if (one === undefined)
+        throw new WorldError('unknown', `no partition ever had the flow of ${flow.remotePort}`);
+      if (guest.connections.has(one.connection)) {
+        refused.push({ flow: one.flow, reason: 'it is there already' });
+        continue;
+      }
+      guest.connections.add(one.connection);
+      imported++;
+      for (const request of one.unread) this.#receive(id, request);
+    }
+    return { imported, refused };
+  }
+
+  // ---- mux
+
+  #mux(name: string, args: Record<string, unknown>): unknown {
+    switch (name) {
+      case 'hold-start': {
+        const scope = args['scope'] === 'new-flows' ? 'new-flows' : 'all';
+        if (args['scope'] === 'flows') return {};
+        if (this.hold !== undefined) {
+          this.hold.scope = scope;
+          return {};
+        }
+        const hold: Hold = { scope, queue: [], began: this.clock.nowMs() };
+        this.hold = hold;
+        const { timeoutMs } = args['limits'] as { timeoutMs: number };
+        this.clock.after(timeoutMs, () => {
+          if (this.hold === hold) this.#release();
+        });
+        return {};
+      }
+      case 'hold-release':
+        if (this.flaw === 'keeps-holding') return { released: 0, longestHoldMs: 1 };
+        return { released: this.#release(), longestHoldMs: 1 };
+      case 'switch': {
+        const moved = new Set(
+          (args['moved'] as { remotePort: number }[]).map(({ remotePort }) => remotePort),
+        );
+        this.path = args['to'] as PartitionId;
+        for (const { connection } of this.clients) {
+          if (connection?.port === undefined) continue;
+          connection.steered = !moved.has(connection.id) && connection.port !== this.path;
+          if (!connection.steered) connection.port = this.path;
+        }
+        return { steered: 0 };
+      }
+      case 'flows':
+        return this.clients
+          .filter(({ connection }) => connection?.steered === true && !connection.closed)
+          .map(({ connection }) => ({
+            ...{ flow: flowOf(connection!), port: connection!.port, steered: true, state: 'open', idleMs: 0 },
+          }));
+      case 'flows-moved':
+        for (const { remotePort } of args['flows'] as { remotePort: number }[]) {
+          const found = this.clients.find(({ connection }) => connection?.id === remotePort)?.connection;
+          if (found !== undefined) Object.assign(found, { steered: false, port: this.path });
+        }
+        return { moved: 0 };
+      case 'path-set':
+        this.path = args['port'] as PartitionId;
+        return {};
+      case 'port-state':
+        this.ports[args['name'] as PartitionId] = args['state'] as 'attached' | 'isolated';
+        return {};
+      case 'private-path':
+        this.privatePath = args['port'] as PartitionId | null;
+        return {};
+      case 'counters':
+        return { total: ZERO, sinceSwitch: ZERO, drops: {}, flows: 0 };
+      case 'ports':
+        return [];
+      default:
+        return { abandoned: [], packets: 0 };
+    }
+  }
+
+  #release(): number {
+    const queue = this.hold?.queue ?? [];
+    this.hold = undefined;
+    for (const request of queue) this.#route(request);
+    return queue.length;
+  }
+
+  #route(request: Request): void {
+    const { connection } = request;
+    const isNew = connection.port === undefined;
+    if (this.hold !== undefined && (this.hold.scope === 'all' || isNew)) {
+      this.hold.queue.push(request);
+      return;
+    }
+    connection.port ??= this.path;
+    const target = connection.port;
+    if (this.ports[target] !== 'attached') return;
+    if (isNew && (this.guests[target].phase === 'serving' || this.guests[target].phase === 'frozen'))
+      this.guests[target].connections.add(connection);
+    this.#receive(target, request);
+  }
+
+  async #probe(): Promise<object> {
+    const startMs = this.clock.nowMs();
+    const untilMs = startMs + 1_000;
+    let ok = false;
+    while (!ok && this.clock.nowMs() < untilMs) {
+      const target = this.privatePath ?? (this.hold === undefined ? this.path : undefined);
+      ok =
+        target !== undefined &&
+        this.guests[target].phase === 'serving' &&
+        (this.privatePath !== null || this.ports[target] === 'attached');
+      if (!ok) await this.sleep(10);
+    }
+    return {
+      ok,
+      durationMs: this.clock.nowMs() - startMs,
+      detail: ok ? 'connected' : 'no connection',
+      localPort: 1,
+    };
+  }
+
+  // ---- disks
+
+  #disks(name: string, args: Record<string, unknown>): unknown {
+    switch (name) {
+      case 'copy-start': {
+        const pairs = (args['pairs'] as { from: string; to: string }[]).map(({ from, to }) => {
+          const target = this.disks.get(to)!;
+          target.content = [...this.disks.get(from)!.content];
+          target.invalid = true;
+          return { from, to, pending: [], cut: false };
+        });
+        const name = args['copy'] as string;
+        this.groups.set(name, { pairs, convergedMs: this.clock.nowMs() + 20 + this.random.below(200) });
+        return this.#copyStatus(name);
+      }
+      case 'reverse-start': {
+        const pairs = (args['pairs'] as { from: string; to: string }[]).map((pair) => ({
+          ...{ ...pair, pending: [], cut: false },
+        }));
+        if (!this.groups.has(args['copy'] as string))
+          this.groups.set(args['copy'] as string, { pairs, convergedMs: 0 });
+        return {};
+      }
+      case 'copy-round':
+        for (const pair of this.#group(args).pairs) this.#reflect(pair);
+        return { ...this.#copyStatus(args['copy'] as string), roundMs: 1 };
+      case 'copy-cut': {
+        const from = args['from'] as string[] | undefined;
+        const pairs = this.#group(args).pairs.filter((pair) => from?.includes(pair.from) !== false);
+        for (const pair of pairs) {
+          if (this.flaw === 'loses-the-last-delta') pair.pending = [];
+          this.#reflect(pair);
+          pair.cut = true;
+          this.disks.get(pair.to)!.invalid = false;
+          if (args['fence'] !== undefined && this.flaw !== 'does-not-fence')
+            this.disks.get(pair.from)!.fence = 'refuse';
+        }
+        return {
+          disks: pairs.map((pair) => ({ from: pair.from, to: pair.to, sequence: '1', deltaBytes: '0' })),
+          durationMs: 1,
+        };
+      }
+      case 'copy-cancel':
+        // It stays known: cancelling it again changes nothing.
+        for (const pair of this.#group(args).pairs) pair.cut = true;
+        return {};
+      case 'copy-status':
+        this.#group(args);
+        return this.#copyStatus(args['copy'] as string);
+      case 'fence':
+        this.disks.get(args['id'] as string)!.fence = args['mode'] === 'none' ? 'none' : 'refuse';
+        return {};
+      case 'hash':
+        return { sha256: 'same' };
+      case 'disk-status':
+        return [...this.disks]
+          .filter(([id]) => args['id'] === undefined || id === args['id'])
+          .map(([id, disk]) => ({
+            ...{ id, size: '1048576', fence: disk.fence },
+            ...(disk.lastWriteMs === undefined
+              ? {}
+              : { lastWriteMsAgo: this.clock.nowMs() - disk.lastWriteMs }),
+          }));
+      default:
+        return {};
+    }
+  }
+
+  #group(args: Record<string, unknown>): Group {
+    const group = this.groups.get(args['copy'] as string);
+    if (group === undefined) throw new WorldError('unknown-copy', `there is no copy ${args['copy']}`);
+    return group;
+  }
+
+  #copyStatus(name: string): object {
+    const { pairs, convergedMs } = this.groups.get(name)!;
+    const isCut = pairs.every(({ cut }) => cut);
+    const phase = isCut ? 'cut' : this.clock.nowMs() >= convergedMs ? 'converged' : 'copying';
+    return {
+      ...{ copy: name, phase, total: '1', copied: '1', delta: '0', rounds: 1, bytesPerSecond: 1 },
+      ...{ writeRate: 1, reflectRate: 1 },
+    };
+  }
+
+  #reflect(pair: Group['pairs'][number]): void {
+    if (pair.cut) return;
+    this.disks.get(pair.to)!.content.push(...pair.pending.splice(0));
+  }
+
+  #write(id: string, write: number): boolean {
+    const disk = this.disks.get(id)!;
+    if (disk.fence !== 'none') return false;
+    disk.content.push(write);
+    disk.lastWriteMs = this.clock.nowMs();
+    for (const { pairs } of this.groups.values())
+      for (const pair of pairs)
+        if (pair.from === id && !pair.cut && !(this.flaw === 'forgets-the-reverse-log' && id.startsWith('B')))
+          pair.pending.push(write);
+    return true;
+  }
+
+  // ---- requests
+
+  #receive(id: PartitionId, request: Request): void {
+    const guest = this.guests[id];
+    if (guest.phase === 'frozen') guest.unread.push(request);
+    else if (guest.phase !== 'serving' || !guest.connections.has(request.connection)) this.#reset(request);
+    else void this.#serve(id, request);
+  }
+
+  async #serve(id: PartitionId, request: Request): Promise<void> {
+    const guest = this.guests[id];
+    const { boots } = guest;
+    guest.busy++;
+    await this.sleep(0.5 + this.random.below(30) / 10);
+    while (guest.frozenFileSystems && guest.boots === boots) await this.sleep(1);
+    if (guest.boots !== boots) return;
+    const ok = guest.diskExported && this.#write(diskId(id, 'application'), request.write);
+    // The write is durable before it is acknowledged; between the two the partition may die.
+    await this.sleep(0.2);
+    if (guest.boots !== boots) return;
+    guest.busy--;
+    this.#answer(request, ok);
+  }
+
+  #ask(client: Client): void {
+    if (!this.#clientsRun) return;
+    if (client.connection === undefined || client.connection.closed)
+      client.connection = { id: ++this.#connections, client, port: undefined, steered: false, closed: false };
+    const attempt = ++client.attempt;
+    this.#route({ write: client.next, attempt, connection: client.connection });
+    this.clock.after(CLIENT_TIMEOUT_MS, () => {
+      if (client.attempt !== attempt) return;
+      this.#drop(client);
+      this.#ask(client);
+    });
+  }
+
+  #answer({ attempt, write, connection: { client } }: Request, ok: boolean): void {
+    if (client.attempt !== attempt) return;
+    client.attempt++;
+    if (ok) {
+      client.acknowledged.push(write);
+      client.next = write + 1;
+    } else client.failures++;
+    if (!client.keepAlive || !ok) this.#drop(client);
+    this.clock.after(10 + this.random.below(40), () => this.#ask(client));
+  }
+
+  #reset({ attempt, connection }: Request): void {
+    const { client } = connection;
+    if (client.attempt !== attempt) return;
+    client.attempt++;
+    client.failures++;
+    this.#drop(client);
+    this.clock.after(20, () => this.#ask(client));
+  }
+
+  #drop(client: Client): void {
+    const { connection } = client;
+    client.connection = undefined;
+    if (connection === undefined) return;
+    connection.closed = true;
+    for (const id of PARTITIONS) this.guests[id].connections.delete(connection);
+  }
+
+  sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => this.clock.after(ms, resolve));
+  }
+}
+
+const ZERO = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0, longestHoldMs: 0 };
+
+function newGuest(): Guest {
+  return {
+    ...{ phase: 'stopped' as const, boots: 0, diskExported: false, frozenFileSystems: false },
+    ...{ connections: new Set<Connection>(), unread: [], busy: 0, exported: [] },
+  };
+}
+
+function flowOf(connection: Connection): Flow {
+  return { localAddress: ADDRESS, localPort: 80, remoteAddress: CLIENT_ADDRESS, remotePort: connection.id };
+}
+
+function detail(args: Record<string, unknown>): string {
+  return String(args['scope'] ?? args['state'] ?? args['to'] ?? '');
+}
