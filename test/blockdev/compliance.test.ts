@@ -12,6 +12,9 @@ import {
   MemoryStore,
   MirrorDevice,
   MirrorMap,
+  NbdClient,
+  NbdServer,
+  ReadOnlyFilter,
   StatsFilter,
   WindowFilter,
   WriteGate,
@@ -21,7 +24,7 @@ import {
 } from '../../src/blockdev/index.ts';
 import { SeededRandom } from '../../src/common/index.ts';
 import type { Subject } from './device-compliance.ts';
-import { complianceSuite, SUBJECT_SIZE } from './device-compliance.ts';
+import { complianceSuite, refusingSuite, SUBJECT_SIZE } from './device-compliance.ts';
 
 const size = BigInt(SUBJECT_SIZE);
 
@@ -149,4 +152,82 @@ complianceSuite(
     stack.trap.attach(WriteLog.create(join(directory, 'log'), options));
     return stack.top;
   }),
+).run();
+
+/** A client of a server in the same process; closing it ends both. */
+async function overNbd(next: Device, directory: string): Promise<Subject> {
+  const server = new NbdServer();
+  const socket = join(directory, 'nbd.sock');
+  await server.setExports(new Map([['disk', next]]));
+  await server.listen(socket);
+  const device = await NbdClient.connect(socket, 'disk');
+  return {
+    device,
+    dispose: async () => {
+      await device.close();
+      await server.close();
+      await next.close();
+      rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
+const scratch = () => mkdtempSync(join(tmpdir(), 'changeover-compliance-'));
+
+complianceSuite(
+  'NBD client of a memory store',
+  () => overNbd(new MemoryStore(size), scratch()),
+  'ENOSPC',
+).run();
+complianceSuite(
+  'NBD client of the stack of a disk over a file',
+  () => {
+    const directory = scratch();
+    return overNbd(new DiskStack('d', file(directory)).top, directory);
+  },
+  'ENOSPC',
+).run();
+
+/** A store with what `refusingSuite` expects. */
+async function written<T extends Device>(store: T): Promise<T> {
+  await store.writeAt(Buffer.alloc(4096, 3), 4096n);
+  return store;
+}
+
+function refusing(wrap: (next: Device) => Device): () => Promise<Subject> {
+  return async () => {
+    const device = wrap(await written(new MemoryStore(size)));
+    return { device, dispose: () => device.close() };
+  };
+}
+
+refusingSuite(
+  'read-only',
+  refusing((next) => new ReadOnlyFilter(next)),
+).run();
+refusingSuite(
+  'fence that refuses',
+  refusing((next) => {
+    const fence = new Fence(next);
+    fence.raise('refuse');
+    return fence;
+  }),
+).run();
+refusingSuite(
+  'the stack of a disk that is fenced',
+  refusing((next) => {
+    const stack = new DiskStack('d', next);
+    stack.fence.raise('refuse');
+    return stack.top;
+  }),
+).run();
+refusingSuite(
+  'file store opened read-only',
+  inDirectory(tmpdir(), async (directory) => {
+    await (await written(file(directory))).close();
+    return FileStore.open(join(directory, 'disk.img'), { readOnly: true });
+  }),
+).run();
+refusingSuite('NBD client of a read-only export', async () =>
+  overNbd(new ReadOnlyFilter(await written(new MemoryStore(size))), scratch()),
 ).run();
