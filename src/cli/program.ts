@@ -434,6 +434,11 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
         flag('--socket <path>', 'unix socket to listen on').makeOptionMandatory(),
         flag('--write-log <dir>', 'log every write there'),
         flag('--read-only', 'refuse writes'),
+        flag(
+          '--fault <rule>',
+          'errors and delays for tests of recovery, as write:EIO,after=100; may be repeated',
+        ).argParser(several),
+        flag('--fault-seed <number>', 'the same chances again').argParser(wholeNumber(0, 4_294_967_295)),
         flag('--export-name <name>', "name of the export, default the file's"),
         flag('--export <name>', 'the same as --export-name').conflicts('exportName'),
       ],

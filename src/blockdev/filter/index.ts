@@ -1,6 +1,7 @@
 export * from './delay-filter.ts';
 export * from './failed-filter.ts';
 export * from './fault-filter.ts';
+export * from './fault-rule.ts';
 export * from './fence.ts';
 export * from './filter-device.ts';
 export * from './read-only.ts';

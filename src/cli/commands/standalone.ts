@@ -53,6 +53,8 @@ const nbd: Program = async (_session, args, options) => {
     socket: file(options['socket']),
     readOnly: options['readOnly'] === true,
     ...given('writeLog', options['writeLog'] === undefined ? undefined : file(options['writeLog'])),
+    ...given('faults', options['fault'] as string[] | undefined),
+    ...given('faultSeed', options['faultSeed'] as number | undefined),
     ...given('exportName', (options['exportName'] ?? options['export']) as string | undefined),
   });
   return code as ExitCode;

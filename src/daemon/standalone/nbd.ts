@@ -4,11 +4,13 @@ import { basename, join } from 'node:path';
 import type { Device } from '../../blockdev/index.ts';
 import {
   damaged,
+  FaultFilter,
   FileStore,
   failedReason,
   LogReader,
   NbdServer,
   noteFailed,
+  parseFaultRule,
   recoverLog,
   reflect,
   SEGMENT,
@@ -17,7 +19,7 @@ import {
   WriteLog,
   WriteTrap,
 } from '../../blockdev/index.ts';
-import { sentenceOf } from '../../common/index.ts';
+import { SeededRandom, sentenceOf } from '../../common/index.ts';
 
 export interface NbdOptions {
   /** Image file; a regular file that exists. */
@@ -27,6 +29,9 @@ export interface NbdOptions {
   /** Directory of a write log to keep. */
   readonly writeLog?: string;
   readonly readOnly?: boolean;
+  /** Rules of faults that clients are to meet, as `parseFaultRule` takes them; and the seed of their chances, default drawn. */
+  readonly faults?: readonly string[];
+  readonly faultSeed?: number;
   /** Default: the file's name. A client that asks for no name gets it too. */
   readonly exportName?: string;
   /** Ends the server; without it SIGINT and SIGTERM do. */
@@ -67,18 +72,23 @@ export async function runNbd(options: NbdOptions): Promise<number> {
       trap.attach(log);
       device = trap;
     }
+    const faults = (options.faults ?? []).map(parseFaultRule);
+    const seed = options.faultSeed ?? Date.now() >>> 0;
+    const faulty = faults.length === 0 ? undefined : new FaultFilter(device, new SeededRandom(seed), faults);
     const name = options.exportName ?? basename(options.file);
     const server = new NbdServer();
     closers.unshift(() => server.close());
-    await server.setExports(new Map([[name, device]]));
+    await server.setExports(new Map([[name, faulty ?? device]]));
     await server.listen(options.socket);
     const address = `nbd+unix:///${encodeURIComponent(name)}?socket=${options.socket}`;
     const mode = options.readOnly === true ? ', read-only' : '';
     print(`serving ${options.file} (${store.size} bytes${mode}) at ${address}`);
+    if (faulty !== undefined) print(`faults by ${faults.length} rules, --fault-seed ${seed}`);
     await ended(options.signal);
     await server.close();
     if (options.readOnly !== true) await device.flush();
     const { accepted, reads, writes, bytesRead, bytesWritten } = server.counters();
+    if (faulty !== undefined) print(`injected ${faulty.injected} errors, ${faulty.delayed} delays`);
     print(
       `ended: ${accepted} connections, ${reads} reads of ${bytesRead} bytes, ${writes} writes of ${bytesWritten} bytes`,
     );

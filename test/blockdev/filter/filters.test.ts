@@ -6,6 +6,7 @@ import {
   Fence,
   LogAside,
   MemoryStore,
+  parseFaultRule,
   ReadOnlyFilter,
   StatsFilter,
   WindowFilter,
@@ -289,5 +290,79 @@ filters(
     assert.equal(await failures(3), first);
   }),
 );
+
+filters(
+  'faults: delays, by time, torn writes, no room from a byte on',
+  within(async () => {
+    const clock = new VirtualClock();
+    const store = new MemoryStore(SIZE);
+    const rules = [
+      'read:delay=20ms,times=1',
+      'flush:EIO,since=1s,for=2s',
+      'write:EIO,torn,to=4K',
+      'write:ENOSPC,from=64K',
+    ];
+    const fault = new FaultFilter(store, new SeededRandom(1), rules.map(parseFaultRule), clock);
+    let read = false;
+    const reading = fault.readAt(Buffer.alloc(1), 0n).then(() => {
+      read = true;
+    });
+    clock.advance(19);
+    await Promise.resolve();
+    assert.is(read, false);
+    clock.advance(1);
+    await reading;
+    assert.is(fault.delayed, 1);
+    assert.is(await errnoOf(() => fault.flush()), undefined);
+    clock.advance(1000);
+    assert.is(await errnoOf(() => fault.flush()), 'EIO');
+    clock.advance(2000);
+    assert.is(await errnoOf(() => fault.flush()), undefined);
+    assert.is(await errnoOf(() => fault.writeAt(Buffer.alloc(1024, 7), 0n)), 'EIO');
+    const out = Buffer.alloc(1024);
+    await store.readAt(out, 0n);
+    assert.equal([out[0], out[511], out[512]], [7, 7, 0]);
+    assert.is(await errnoOf(() => fault.writeAt(Buffer.alloc(4096), 65_536n - 4096n)), undefined);
+    assert.is(await errnoOf(() => fault.writeAt(Buffer.alloc(4096), 65_536n - 4095n)), 'ENOSPC');
+    assert.is(fault.injected, 3);
+  }),
+);
+
+filters('faults: rules as they are written; every wrong one says what is wrong', () => {
+  assert.equal(
+    parseFaultRule('modify+flush:ENOSPC,delay=2s,after=3,times=1,chance=0.5,from=1G,to=2G,since=1m,for=5s'),
+    {
+      operations: ['write', 'zeroes', 'trim', 'flush'],
+      errno: 'ENOSPC',
+      delayMs: 2000,
+      after: 3,
+      times: 1,
+      chance: 0.5,
+      sinceMs: 60_000,
+      forMs: 5000,
+      range: { offset: 1n << 30n, length: 1n << 30n },
+    },
+  );
+  for (const [text, what] of [
+    ['EIO', /a colon/],
+    ['writes:EIO', /no operation/],
+    [':EIO', /no operation/],
+    ['write:', /neither/],
+    ['write:EWHAT', /neither/],
+    ['write:after=1', /no error and no delay/],
+    ['write:delay=5', /no time/],
+    ['write:EIO,after=-1', /no number/],
+    ['write:EIO,chance=2', /from 0 to 1/],
+    ['write:EIO,chance=', /from 0 to 1/],
+    ['write:EIO,from=1X', /number of bytes/],
+    ['write:EIO,from=2K,to=1K', /ends before/],
+    ['write:delay=1s,torn', /needs an error/],
+  ] as const)
+    assert.throws(
+      () => parseFaultRule(text),
+      (error: Error) => what.test(error.message),
+      text,
+    );
+});
 
 filters.run();

@@ -7,6 +7,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   rmSync,
   truncateSync,
@@ -18,6 +19,7 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { NbdClient } from '../../../src/blockdev/index.ts';
+import { codeOf } from '../../../src/common/index.ts';
 import {
   formatLogTime,
   parseLogTime,
@@ -59,8 +61,12 @@ async function serving(options: NbdOptions, body: (client: NbdClient) => Promise
     print: (line) => printed.push(line),
     complain: (line) => complained.push(line),
   });
-  await eventually('the server', () => printed.length > 0 || complained.length > 0);
-  if (complained.length === 0) {
+  let over = false;
+  void ended.then(() => {
+    over = true;
+  });
+  await eventually('the server', () => printed.length > 0 || over);
+  if (printed.length > 0) {
     const client = await NbdClient.connect(options.socket, options.exportName ?? '');
     await body(client);
     await client.close();
@@ -98,6 +104,75 @@ test(
       assert.is(readFileSync(file)[8192], 5);
       assert.not(existsSync(socket));
       assert.is(lstatSync(`${file}.lock`, { throwIfNoEntry: false }), undefined);
+    }),
+  ),
+);
+
+test(
+  'faults by rule: clients meet them, the file does not; a rule that is wrong is told',
+  within(() =>
+    inFolder(async (folder) => {
+      const file = image(folder);
+      const socket = join(folder, 'socket');
+      const faults = ['write:EIO,after=1,times=1', 'flush:delay=1ms'];
+      const outcome = await serving(
+        { file, socket, exportName: 'd', faults, faultSeed: 7 },
+        async (client) => {
+          await client.writeAt(Buffer.alloc(512, 5), 0n);
+          assert.is(await client.writeAt(Buffer.alloc(512, 6), 0n).catch(codeOf), 'EIO');
+          await client.flush();
+          await client.writeAt(Buffer.alloc(512, 7), 512n);
+        },
+      );
+      assert.is(outcome.code, 0);
+      assert.match(outcome.printed[1]!, /2 rules, --fault-seed 7/);
+      assert.match(outcome.printed[2]!, /injected 1 errors, 1 delays/);
+      assert.equal([readFileSync(file)[0], readFileSync(file)[512]], [5, 7]);
+      const wrong = await serving({ file, socket, faults: ['write:E'] }, async () => {});
+      assert.is(wrong.code, 1);
+      assert.match(wrong.complained[0]!, /neither an error nor a condition/);
+    }),
+  ),
+);
+
+test(
+  'a file of which a flush failed is served read-only, or when its note is gone',
+  within(() =>
+    inFolder(async (folder) => {
+      const file = image(folder);
+      const socket = join(folder, 'socket');
+      writeFileSync(`${file}.failed`, 'fdatasync failed: EIO\n');
+      const refused = await serving({ file, socket }, async () => {});
+      assert.is(refused.code, 1);
+      assert.match(refused.complained[0]!, /fdatasync failed: EIO/);
+      const read = await serving({ file, socket, readOnly: true, exportName: 'd' }, async (client) => {
+        await client.readAt(Buffer.alloc(512), 0n);
+      });
+      assert.is(read.code, 0);
+      rmSync(`${file}.failed`);
+      assert.is((await serving({ file, socket, exportName: 'd' }, (client) => client.flush())).code, 0);
+    }),
+  ),
+);
+
+test(
+  'a write log that was given up is put aside by the next server, which counts everything as written',
+  within(() =>
+    inFolder(async (folder) => {
+      const file = image(folder);
+      const socket = join(folder, 'socket');
+      const writeLog = join(folder, 'log');
+      const life = (body: (client: NbdClient) => Promise<void>) =>
+        serving({ file, socket, writeLog, exportName: 'd' }, body);
+      await life((client) => client.writeAt(Buffer.alloc(4096, 1), 0n));
+      writeFileSync(join(writeLog, 'incomplete'), '');
+      const next = await life(async (client) => {
+        const [all] = await client.writtenSince!(0n, BigInt(SIZE));
+        assert.equal(all, { offset: 0n, length: BigInt(SIZE), written: true });
+      });
+      assert.is(next.code, 0);
+      assert.match(next.complained[0]!, /misses writes; it is kept as/);
+      assert.is(readdirSync(folder).filter((name) => name.startsWith('log.incomplete-')).length, 1);
     }),
   ),
 );
