@@ -154,4 +154,37 @@ convergence(
   ),
 );
 
+convergence(
+  'the time that a throttled copy says it will take is right within 30 %, from a quarter of the way on',
+  within(
+    () =>
+      inScratch(async (directory) => {
+        const size = 16 * MIB;
+        const pairs = pairsIn(directory, 1, size);
+        await pairs.sources[0]!.store.writeAt(Buffer.alloc(size, 1), 0n);
+        const group = pairs.group({ rateLimit: 4 * MIB });
+        await group.start();
+        const told: { readonly atMs: number; readonly etaMs: number }[] = [];
+        for (const share of [0.25, 0.5, 0.75]) {
+          await eventually(`${share} of it`, () => group.progress().copied >= share * size, 15_000);
+          const { phase, etaMs } = group.progress();
+          assert.is(phase, 'copying');
+          assert.ok(etaMs !== undefined, 'a time is told');
+          told.push({ atMs: performance.now(), etaMs });
+        }
+        await eventually('the end', () => group.progress().copied === size, 15_000);
+        const endMs = performance.now();
+        for (const { atMs, etaMs } of told) {
+          const leftMs = endMs - atMs;
+          assert.ok(
+            Math.abs(etaMs - leftMs) <= 0.3 * leftMs,
+            `${etaMs} ms were told, it took ${Math.round(leftMs)} ms`,
+          );
+        }
+        await group.cancel();
+      }),
+    40_000,
+  ),
+);
+
 convergence.run();
