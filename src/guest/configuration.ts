@@ -8,6 +8,8 @@
  *   root          folder that is unpacked for it, default: the nearest one with a package.json, else that of the entry
  *   mountPoint    where the application disk is mounted, "/data" for instance; absent: the application needs none
  *   autostart     start the application at boot instead of waiting to be told, default false
+ *   stateless     connections of servers that speak no HTTP may be moved whenever nothing is in flight on them: right where
+ *                 every request stands for itself and clients do not send the next one before its answer, default false
  */
 import { posix } from 'node:path';
 import type { FileSystem } from '../blockdev/index.ts';
@@ -23,6 +25,7 @@ export interface GuestConfiguration {
   readonly root?: string;
   readonly mountPoint?: string;
   readonly autostart: boolean;
+  readonly stateless: boolean;
 }
 
 /** Throws GuestError `bad-configuration`. A system disk without the file is a machine without application. */
@@ -31,7 +34,8 @@ export async function readConfiguration(system: FileSystem): Promise<GuestConfig
   try {
     text = await system.readFile(CONFIGURATION_PATH, 'utf8');
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return { arguments: [], environment: {}, autostart: false };
+    if (codeOf(error) === 'ENOENT')
+      return { arguments: [], environment: {}, autostart: false, stateless: false };
     throw error;
   }
   let value: unknown;
@@ -43,7 +47,7 @@ export async function readConfiguration(system: FileSystem): Promise<GuestConfig
   return parseConfiguration(value);
 }
 
-const KEYS = ['application', 'arguments', 'environment', 'root', 'mountPoint', 'autostart'];
+const KEYS = ['application', 'arguments', 'environment', 'root', 'mountPoint', 'autostart', 'stateless'];
 
 export function parseConfiguration(value: unknown): GuestConfiguration {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw bad('is not a JSON object');
@@ -71,6 +75,8 @@ export function parseConfiguration(value: unknown): GuestConfiguration {
   }
   const autostart = object['autostart'] ?? false;
   if (typeof autostart !== 'boolean') throw bad(`'autostart' must be true or false`);
+  const stateless = object['stateless'] ?? false;
+  if (typeof stateless !== 'boolean') throw bad(`'stateless' must be true or false`);
   const application = path('application');
   const root = path('root');
   const mountPoint = path('mountPoint');
@@ -85,6 +91,7 @@ export function parseConfiguration(value: unknown): GuestConfiguration {
     ...(root === undefined ? {} : { root }),
     ...(mountPoint === undefined ? {} : { mountPoint }),
     autostart,
+    stateless,
   };
 }
 

@@ -99,6 +99,7 @@ export class Guest {
     await runStartUpScripts(this.scriptOptions(), this.#startUp);
     // A start-up script may have changed it.
     this.#configuration = await readConfiguration(system);
+    if (this.#configuration.stateless) this.#network?.movesSilent();
     this.#application = new Application({
       configuration: this.#configuration,
       hostname: description.hostname,

@@ -7,7 +7,12 @@ import { withTree } from './tree.ts';
 const test = suite('guest/configuration');
 
 test('every key is read, paths are normalized, defaults are those of the table', () => {
-  assert.equal(parseConfiguration({}), { arguments: [], environment: {}, autostart: false });
+  assert.equal(parseConfiguration({}), {
+    arguments: [],
+    environment: {},
+    autostart: false,
+    stateless: false,
+  });
   const whole = {
     application: '/srv//app/./server.mjs',
     arguments: ['a'],
@@ -15,6 +20,7 @@ test('every key is read, paths are normalized, defaults are those of the table',
     root: '/srv/app',
     mountPoint: '/data',
     autostart: true,
+    stateless: true,
   };
   assert.equal(parseConfiguration(whole), { ...whole, application: '/srv/app/server.mjs' });
 });
@@ -28,6 +34,7 @@ for (const [value, words] of [
   [{ arguments: [1] }, "'arguments' must be a list of strings"],
   [{ environment: { PORT: 80 } }, "'environment' must be an object of strings"],
   [{ autostart: 'yes' }, "'autostart' must be true or false"],
+  [{ stateless: 1 }, "'stateless' must be true or false"],
   [{ mountPoint: '/' }, "'mountPoint' cannot be /"],
   [{ application: '/srv/a.mjs', root: '/opt' }, "'application' is not below 'root'"],
 ] as const) {

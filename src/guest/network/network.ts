@@ -11,6 +11,7 @@ import {
   formatCidr,
   formatIpAddress,
   formatMac,
+  installDgramOverride,
   installNetOverride,
   ipAddress,
   macAddress,
@@ -65,6 +66,7 @@ export class Network {
     this.#stack.ip.onEtherType(BARRIER_ETHERTYPE, (buffer, at, length) =>
       this.#barriers.receive(buffer, at, length),
     );
+    installDgramOverride(this.#stack);
     this.#override = installNetOverride(this.#stack, {
       loopback: 'stack',
       onConnection: this.#tracker.onConnection,
@@ -138,6 +140,11 @@ export class Network {
   announce(): void {
     this.#stack.ip.announce();
     this.#stack.ip.flush();
+  }
+
+  /** Connections of unknown protocols may be moved whenever they are silent. */
+  movesSilent(): void {
+    this.#tracker.stateless = true;
   }
 
   get requestsInFlight(): number {

@@ -166,8 +166,14 @@ export interface MuxCommands extends CommandMap {
     arguments: { address: string; force?: boolean; notice?: number };
     result: { abandoned: FlowName[] };
   };
-  /** Flows in `flows` are no longer steered but follow the path (hand-over after the cut). */
-  'flows-moved': { arguments: { address: string; flows: FlowName[] }; result: { moved: number } };
+  /**
+   * Flows in `flows` are no longer steered but follow the path (hand-over after the cut). With `answered` only those of UDP on
+   * which the service's side spoke last: no request is on its way.
+   */
+  'flows-moved': {
+    arguments: { address: string; flows: FlowName[]; answered?: boolean };
+    result: { moved: number };
+  };
   /**
    * Gratuitous ARP (IPv6: unsolicited neighbour advertisement, override flag) for `address` with the MAC of `port` on the
    * uplink that the port is behind and those that join it, `count` times, `intervalMs` apart.

@@ -207,7 +207,7 @@ export class Cut {
     let moved = 0;
     for (const key of keys) {
       const flow = names.know(service, key, this.#forwarder.nowMs);
-      if (flow < 0) continue;
+      if (flow < 0 || (args.answered === true && !flows.isAnswered(flow))) continue;
       flows.setGroup(flow, 0);
       moved++;
     }

@@ -1,3 +1,4 @@
+export { installDgramOverride, StackDatagramSocket } from './dgram.ts';
 export type { FaceConnectOptions, FaceHooks, FaceListenOptions } from './net-face.ts';
 export { NetFace } from './net-face.ts';
 export type { NetOverride, OverrideOptions } from './override.ts';

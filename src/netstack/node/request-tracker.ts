@@ -14,7 +14,7 @@
  * Upgraded connections (WebSocket), CONNECT, TLS: the program keeps state for them that no stack knows; never idle. TLS goes
  * by its requests. Others, and servers that speak no HTTP: unsafe while bytes were delivered that no write has followed
  * since; otherwise safe, or idle when nothing was ever delivered. With `stateless` also a silent one is idle: right for
- * protocols in which every request stands for itself.
+ * protocols in which every request stands for itself and clients wait for an answer before they ask again.
  */
 import { Server as HttpServer } from 'node:http';
 import { Server as HttpsServer } from 'node:https';
@@ -95,7 +95,6 @@ class Track {
   readonly socket: StackSocket;
   kind: Kind;
   readonly #tracker: RequestTracker;
-  readonly #stateless: boolean;
   /** Methods of the requests whose response is not complete, in order. */
   readonly #methods: string[] = [];
   #messageOpen = false;
@@ -105,11 +104,10 @@ class Track {
   #writtenAtDelivery = 0;
   #timeoutMs: number | undefined;
 
-  constructor(tracker: RequestTracker, socket: StackSocket, kind: Kind, stateless: boolean) {
+  constructor(tracker: RequestTracker, socket: StackSocket, kind: Kind) {
     this.#tracker = tracker;
     this.socket = socket;
     this.kind = kind;
-    this.#stateless = stateless;
   }
 
   get state(): RequestState {
@@ -190,7 +188,7 @@ class Track {
   #opaqueState(): RequestState {
     if (this.#delivered === 0) return 'idle';
     if (this.socket.bytesWritten === this.#writtenAtDelivery) return 'unsafe';
-    return this.#stateless ? 'idle' : 'safe';
+    return this.#tracker.stateless ? 'idle' : 'safe';
   }
 
   #watchParser(): void {
@@ -229,7 +227,8 @@ function watchResponses(socket: StackSocket, track: Track): void {
 export class RequestTracker {
   readonly #tracks = new Set<Track>();
   readonly #clock: Clock;
-  readonly #stateless: boolean;
+  /** Connections of servers that speak no HTTP are idle whenever they are silent. */
+  stateless: boolean;
   #freezing = false;
   /** What `quiesce` waits for. */
   #isAwaited: (track: Track) => boolean = isUnsafe;
@@ -237,18 +236,20 @@ export class RequestTracker {
 
   constructor(options: TrackerOptions = {}) {
     this.#clock = options.clock ?? systemClock;
-    this.#stateless = options.stateless ?? false;
+    this.stateless = options.stateless ?? false;
   }
 
   /** For FaceHooks.onConnection: before the server's 'connection' event. */
   readonly onConnection = (server: Server, socket: StackSocket): void => {
     const kind: Kind =
       server instanceof HttpsServer ? 'tls' : server instanceof HttpServer ? 'http' : 'opaque';
-    const track = new Track(this, socket, kind, this.#stateless);
+    const track = new Track(this, socket, kind);
     this.#tracks.add(track);
     trackOf.set(socket, track);
     socket.beforeDelivery = (bytes) => track.delivered(bytes);
     if (kind === 'http') watchResponses(socket, track);
+    // Between an answer and the next request nobody else is asked about a connection whose protocol is not known.
+    if (kind === 'opaque') socket.beforeRead = () => this.#freezeIdle(track);
     if (kind === 'tls') this.#followSecure(server as HttpsServer);
     socket.once('close', () => {
       this.#tracks.delete(track);
@@ -283,6 +284,7 @@ export class RequestTracker {
     for (const track of this.#open()) this.changed(track);
     await this.#untilNoneAwaited(budgetMs);
     const open = this.#open();
+    for (const track of open) this.#freezeIdle(track);
     const unfinished = open.filter(this.#isAwaited);
     return {
       draining: open
@@ -342,8 +344,12 @@ export class RequestTracker {
 
   /** @internal A connection may have become idle. */
   changed(track: Track): void {
-    if (this.#freezing && track.state === 'idle' && !track.socket.destroyed) track.freeze();
+    this.#freezeIdle(track);
     this.#wake();
+  }
+
+  #freezeIdle(track: Track): void {
+    if (this.#freezing && track.state === 'idle' && !track.socket.destroyed) track.freeze();
   }
 
   #open(): Track[] {

@@ -85,6 +85,8 @@ class Attachment implements TcpHandler {
   #writeDone: Done | undefined;
   /** Told before bytes are given to the stream. */
   beforeDelivery: ((bytes: number) => void) | undefined;
+  /** Told before bytes are taken from the stack; may freeze. */
+  beforeRead: (() => void) | undefined;
 
   constructor(
     socket: Socket,
@@ -123,6 +125,7 @@ class Attachment implements TcpHandler {
     const socket = this.#socket;
     const { connection } = this;
     while (this.#wanted) {
+      this.beforeRead?.();
       const chunk = connection.read();
       if (chunk === undefined) break;
       inside(socket)._unrefTimer();
@@ -387,6 +390,12 @@ export class StackSocket extends Socket {
   set beforeDelivery(hook: (bytes: number) => void) {
     const attached = attachment(this);
     if (attached !== undefined) attached.beforeDelivery = hook;
+  }
+
+  /** Told before the stack is asked for bytes, each time; may freeze the socket. */
+  set beforeRead(hook: () => void) {
+    const attached = attachment(this);
+    if (attached !== undefined) attached.beforeRead = hook;
   }
 
   /**

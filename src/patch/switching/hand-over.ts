@@ -9,8 +9,12 @@ import type { Move } from './move.ts';
 import { nextBarrier } from './move.ts';
 
 const ROUND_MS = 200;
+/** In every so many rounds requests by UDP wait for the answers that are due, at most so long, ms. */
+const WAITING_EVERY = 10;
+const ANSWERS_DUE_MS = 1_000;
+const POLL_MS = 10;
 /** UDP flows that were answered and have been quiet for so long follow the path, ms. */
-const QUIET_DATAGRAMS_MS = 1_000;
+const QUIET_DATAGRAMS_MS = 200;
 /** A round that moves nobody yet is worth a hold only for so long, ms. */
 const HOLD_LIMIT_MS = 2_000;
 
@@ -88,41 +92,63 @@ export async function drain(
   const untilMs = clock.nowMs() + deadlineMs;
   let handedOver = 0;
   let left: FlowName[] = [];
-  while (!stopped()) {
+  for (let round = 0; !stopped(); round++) {
     const late = clock.nowMs() >= untilMs;
     try {
       const moved = await handOverIdle(move);
       handedOver += moved;
       if (moved > 0) onMoved(moved);
+      await moveDatagrams(move, round % WAITING_EVERY === WAITING_EVERY - 1 || late);
       if (late) await endSilent(move);
     } catch (error) {
       env.log.warn('hand-over of idle connections failed, will be tried again', { reason: messageOf(error) });
     }
-    left = await steeredFlows(move, late);
+    left = await steeredFlows(move);
     if (left.length === 0 || late) break;
     await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
   }
   return { handedOver, abandoned: left };
 }
 
+/** Flows that the old partition still has. One that has ended stays listed for a while, so that its last segments find their way. */
+async function steeredFlows(move: Move): Promise<FlowName[]> {
+  const listed = await move.each((address) => move.env.mux.execute('flows', { address, steered: true }));
+  return listed
+    .flat()
+    .filter((f) => f.state !== 'closed')
+    .map((f) => f.flow);
+}
+
 /**
- * Flows that the old partition still has. Of UDP those follow the path whose last datagram was the answer, when they have been
- * quiet for a while, or at the deadline: nothing is in flight on them, and their next request finds the new active.
+ * UDP flows follow the path when nothing is in flight on them: when the last datagram was the answer and they have been quiet
+ * for a while. Those of busy clients never are, so with `waiting` their next requests wait in the mux until what is in
+ * flight has been answered; then the new active gets them.
  */
-async function steeredFlows(move: Move, late: boolean): Promise<FlowName[]> {
-  const { mux } = move.env;
-  const left: FlowName[] = [];
+async function moveDatagrams(move: Move, waiting: boolean): Promise<void> {
+  const { mux, clock } = move.env;
   for (const address of move.addresses) {
-    const answered: FlowName[] = [];
-    // A flow that has ended stays listed for a while, so that its last segments find their way.
-    for (const f of await mux.execute('flows', { address, steered: true })) {
-      if (f.state === 'closed') continue;
-      if (f.answered === true && (late || f.idleMs >= QUIET_DATAGRAMS_MS)) answered.push(f.flow);
-      else left.push(f.flow);
+    const steered = async () =>
+      (await mux.execute('flows', { address, steered: true })).filter((f) => f.flow.protocol === 'udp');
+    const found = await steered();
+    const quiet = found.filter((f) => f.answered === true && f.idleMs >= QUIET_DATAGRAMS_MS);
+    const flows = (waiting ? found : quiet).map(({ flow }) => flow);
+    if (flows.length === 0) continue;
+    if (!waiting) {
+      await mux.execute('flows-moved', { address, flows, answered: true });
+      continue;
     }
-    if (answered.length > 0) await mux.execute('flows-moved', { address, flows: answered });
+    const limits = { timeoutMs: HOLD_LIMIT_MS };
+    await mux.execute('hold-start', { address, scope: 'flows', flows, limits });
+    try {
+      const untilMs = clock.nowMs() + ANSWERS_DUE_MS;
+      do {
+        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+        await mux.execute('flows-moved', { address, flows, answered: true });
+      } while ((await steered()).length > 0 && clock.nowMs() < untilMs);
+    } finally {
+      await mux.execute('hold-release', { address });
+    }
   }
-  return left;
 }
 
 /** At the deadline: our side of connections that cannot be moved and on which nothing is in flight. */

@@ -24,6 +24,7 @@
  *
  * By H7 both addresses change while everything for them waits: nobody outside can see one without the other.
  */
+import type { MuxCommands } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import type { CutPlan, Stage, Step } from '../run/step.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
@@ -171,24 +172,13 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       do: async () => {
         env.roles.setActive(move.record.service, to);
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
-        const flows = move.connections.map((c) => c.flow);
-        const [first, ...also] = move.pairs.map(({ address, second }) => ({
-          address,
-          moved: move.flowsOf(address, flows),
-          // Only the last segments of connections that are being closed still come from the second address.
-          ...(exchange && second !== undefined && move.draining.length > 0 ? { notice: { second } } : {}),
-        }));
-        const ports = { from: move.port(from), to: move.port(to) };
-        const seconds = exchange ? move.exchanged.map(({ second }) => second) : [];
-        const { steered, also: others = [] } = await mux.execute('switch', {
-          ...first!,
-          ...ports,
-          ...(exchange ? { addresses: { [ports.from]: seconds, [ports.to]: move.addresses } } : {}),
-          also,
-        });
-        for (const second of seconds)
-          await mux.execute('path-set', { address: second, port: move.port(from) });
-        return { steered: others.reduce((sum, other) => sum + other.steered, steered) };
+        await findDatagrams(move);
+        const { steered, also = [] } = await mux.execute('switch', holdSwitch(move));
+        if (exchange) {
+          for (const { second } of move.exchanged)
+            await mux.execute('path-set', { address: second, port: move.port(from) });
+        }
+        return { steered: also.reduce((sum, other) => sum + other.steered, steered) };
       },
     },
     putConnections,
@@ -207,6 +197,31 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
     },
   ];
   return { reversible, final };
+}
+
+/** The one operation of the mux: every address, every connection that was taken along; by H7 what each port may use. */
+export function holdSwitch(move: Move): MuxCommands['switch']['arguments'] {
+  const flows = [...move.connections.map((c) => c.flow), ...move.answered];
+  const exchange = move.procedure === 'H7';
+  const late = move.draining.length > 0 || move.unanswered > 0;
+  const [first, ...also] = move.pairs.map(({ address, second }) => ({
+    address,
+    moved: move.flowsOf(address, flows),
+    // Only answers that are still due and connections that are being closed still come from the second address.
+    ...(exchange && second !== undefined && late ? { notice: { second } } : {}),
+  }));
+  const ports = { from: move.port(move.from), to: move.port(move.to) };
+  const seconds = move.pairs.flatMap(({ second }) => second ?? []);
+  const addresses = { [ports.from]: seconds, [ports.to]: move.addresses };
+  return { ...first!, ...ports, ...(exchange ? { addresses } : {}), also };
+}
+
+/** Everything waits: a UDP flow that was answered has nothing on its way. The others are finished by the old partition. */
+async function findDatagrams(move: Move): Promise<void> {
+  const listed = await move.each((address) => move.env.mux.execute('flows', { address }));
+  const datagrams = listed.flat().filter(({ flow }) => flow.protocol === 'udp');
+  move.answered = datagrams.filter(({ answered }) => answered === true).map(({ flow }) => flow);
+  move.unanswered = datagrams.length - move.answered.length;
 }
 
 /** 1503, 1504 with 1601, 1602, 1604: without any network device involved, while everything for both addresses waits. */

@@ -26,6 +26,10 @@ export class Move {
   connections: ConnectionState[] = [];
   neighbors: Neighbor[] = [];
   handedOver = 0;
+  /** UDP flows on which nothing is on its way: they go with the path. */
+  answered: FlowName[] = [];
+  /** UDP flows whose answer is still due, counted at the cut. */
+  unanswered = 0;
   /** Files of the system disk that were carried along. */
   carried: string[] = [];
 
