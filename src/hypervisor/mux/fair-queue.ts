@@ -1,8 +1,8 @@
 /**
  * Who may use the rest of a receiver's queue. While the queue is less than half full, everybody; from then on those senders
  * whose share of what it got lately is no more than an equal one. So the queue of a receiver that many want is filled up by
- * nobody alone, and the packets that are lost are those of the senders who are too many. Shares are bytes that halve every
- * HALF_LIFE_MS.
+ * nobody alone, and the packets that are lost are those of the senders who are too many. Shares are bytes, and PACKET_BYTES for
+ * what each packet costs its receiver however small it is; they halve every HALF_LIFE_MS.
  */
 import type { LinkDevice } from '../../netstack/index.ts';
 
@@ -18,6 +18,7 @@ export function isQueueing(device: LinkDevice): device is QueueingDevice {
 }
 
 const HALF_LIFE_MS = 20;
+const PACKET_BYTES = 4096;
 /** Below it a sender is none. */
 const LEAST_BYTES = 64;
 
@@ -36,8 +37,8 @@ export class FairShares {
     if (nowMs - this.#decayedMs >= HALF_LIFE_MS) this.#decay(nowMs);
     if (sender >= this.#bytes.length) this.#grow(sender);
     if (this.#bytes[sender]! < LEAST_BYTES) this.#senders++;
-    this.#bytes[sender]! += bytes;
-    this.#total += bytes;
+    this.#bytes[sender]! += bytes + PACKET_BYTES;
+    this.#total += bytes + PACKET_BYTES;
   }
 
   #decay(nowMs: number): void {

@@ -34,8 +34,11 @@ export interface StreamPortOptions {
   readonly onOversize: (count: number) => void;
 }
 
-/** Bytes that one port may have handled in one turn. */
-const TURN_BYTES = 128 * 1024;
+/**
+ * Time of this process that a port gets per turn (deficit round robin): a portion is handled while there is some left, and
+ * what it takes beyond is owed. So ports get equal time, whether they send small packets, which cost more, or large ones.
+ */
+const TURN_MS = 0.25;
 /** Bytes waiting for a turn at which the socket is left unread: the kernel then stops the sender. */
 const BACKLOG_BYTES = 256 * 1024;
 const TAG = 4;
@@ -56,7 +59,8 @@ export class StreamPort implements QueueingDevice, Worker {
   readonly #backlog: Buffer[] = [];
   #backlogBytes = 0;
   #turn = -1;
-  #spent = 0;
+  /** Of this turn; below 0: owed. */
+  #leftMs = 0;
   /** The socket is left unread until then. */
   #debt: Timer | undefined;
   #server: Server | undefined;
@@ -153,9 +157,8 @@ export class StreamPort implements QueueingDevice, Worker {
   }
 
   serve(): boolean {
-    this.#turn = this.#options.turns.turn;
-    this.#spent = 0;
-    while (this.#spent < TURN_BYTES && this.#debt === undefined) {
+    this.#beginTurn();
+    while (this.#leftMs > 0 && this.#debt === undefined) {
       const chunk = this.#backlog.shift();
       if (chunk === undefined) break;
       this.#backlogBytes -= chunk.length;
@@ -191,11 +194,8 @@ export class StreamPort implements QueueingDevice, Worker {
     if (this.#socket !== socket) return;
     const { turns } = this.#options;
     turns.open();
-    if (this.#turn !== turns.turn) {
-      this.#turn = turns.turn;
-      this.#spent = 0;
-    }
-    if (this.#backlog.length === 0 && this.#spent < TURN_BYTES && this.#debt === undefined) {
+    this.#beginTurn();
+    if (this.#backlog.length === 0 && this.#leftMs > 0 && this.#debt === undefined) {
       this.#take(chunk);
       return;
     }
@@ -205,8 +205,21 @@ export class StreamPort implements QueueingDevice, Worker {
     if (this.#debt === undefined) turns.ready(this);
   }
 
+  /** A turn that passed unused is worth as much as one. */
+  #beginTurn(): void {
+    const { turn } = this.#options.turns;
+    if (this.#turn === turn) return;
+    this.#turn = turn;
+    this.#leftMs = Math.min(this.#leftMs, 0) + TURN_MS;
+  }
+
   #take(chunk: Buffer): void {
-    this.#spent += chunk.length;
+    const fromMs = performance.now();
+    this.#handle(chunk);
+    this.#leftMs -= performance.now() - fromMs;
+  }
+
+  #handle(chunk: Buffer): void {
     const fault = this.#parser.push(chunk, 0, chunk.length);
     if (this.#parser.oversize > 0) {
       this.#options.onOversize(this.#parser.oversize);

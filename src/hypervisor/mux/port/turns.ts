@@ -1,10 +1,10 @@
 /**
- * Fair service among stream ports. A port handles what arrives at once, up to its budget per turn of the event loop; what is
- * beyond waits in the port, and the ports that have something waiting are served one budget each, in turn. A port that floods
- * thus costs the others one budget of waiting, and is itself stopped at its socket.
+ * Fair service among stream ports. A port handles what arrives at once, up to its time per turn of the event loop; what is
+ * beyond waits in the port, and the ports that have something waiting are served in turn. A port that floods
+ * thus costs the others one such time of waiting, and is itself stopped at its socket.
  */
 export interface Worker {
-  /** Handles one budget; tells whether more is waiting. */
+  /** Handles as much as a turn has time for; tells whether more is waiting. */
   serve(): boolean;
 }
 
