@@ -33,6 +33,12 @@ export function connectException(
   return Object.assign(build(`connect ${code} ${where}${from}`, code, 'connect'), { address, port });
 }
 
+/** `bind EADDRNOTAVAIL 10.0.0.9`, with the port when one was asked for. */
+export function bindException(code: string, address: string, port?: number): NetError {
+  const where = port ? `${address}:${port}` : address;
+  return Object.assign(build(`bind ${code} ${where}`, code, 'bind'), { address }, port ? { port } : {});
+}
+
 /** `listen EADDRINUSE: address already in use 0.0.0.0:80` */
 export function listenException(code: string, address: string, port: number): NetError {
   const text = getSystemErrorMap().get(-(numbers[code] ?? 0))?.[1] ?? 'error';

@@ -11,10 +11,10 @@ import type { TcpConnection, TcpConnectionState, TcpListener } from '../transpor
 import { HandOverError } from '../transport/tcp/index.ts';
 import type { IpAddress } from '../wire/index.ts';
 import { IPV4_ANY, IPV6_ANY, parseIpAddress, unmapIpv4 } from '../wire/index.ts';
-import { connectException, listenException } from './errno.ts';
+import { bindException, connectException, listenException } from './errno.ts';
 import { AnchorHold, LoopAnchor } from './loop-anchor.ts';
 import type { StackSocket } from './socket.ts';
-import { attach, becomeStackSocket, StackSocket as Implementation, socketName } from './socket.ts';
+import { attach, becomeStackSocket, StackSocket as Implementation, revive, socketName } from './socket.ts';
 
 export interface FaceHooks {
   /** Before the server's 'connection' event. `imported`: the connection was handed over by another stack. */
@@ -123,16 +123,23 @@ export class NetFace {
   /** Connects `socket`, which becomes a StackSocket. As node:net: 'connect' and 'ready', or 'error', follow. */
   connect(socket: Socket, options: FaceConnectOptions): StackSocket {
     const ours = becomeStackSocket(socket);
+    revive(ours);
     Object.assign(ours, { connecting: true });
     // Errors come on a later tick, as from the kernel.
     process.nextTick(() => {
       if (!ours.connecting || ours.destroyed) return;
       const { host, port } = options;
       const remoteAddress = parseHost(host);
+      const localAddress = options.localAddress === undefined ? undefined : parseHost(options.localAddress);
+      if (localAddress !== undefined && !this.stack.ip.isLocal(localAddress)) {
+        ours.destroy(bindException('EADDRNOTAVAIL', options.localAddress!, options.localPort));
+        return;
+      }
+      ours.emit('connectionAttempt', host, port, isIP(host));
+      if (!ours.connecting || ours.destroyed) return;
       const hold = new AnchorHold(this.anchor);
       try {
         if (remoteAddress === undefined) throw connectException('EINVAL', host, port);
-        const localAddress = options.localAddress === undefined ? undefined : parseHost(options.localAddress);
         const pending = new PendingHandler();
         const connection = this.stack.tcp.connect(
           { remoteAddress, remotePort: port, localAddress, localPort: options.localPort },
@@ -141,7 +148,6 @@ export class NetFace {
         attach(ours, connection, hold, { address: host, port });
       } catch (error) {
         hold.end();
-        Object.assign(ours, { connecting: false });
         ours.destroy(connectException(codeOf(error) ?? 'EINVAL', host, port));
       }
     });

@@ -6,12 +6,13 @@
 
 import { syncBuiltinESMExports } from 'node:module';
 import type { Server, Socket } from 'node:net';
-import net, { isIP } from 'node:net';
+import net, { BlockList, isIP } from 'node:net';
 import tls from 'node:tls';
 import type { Stack } from '../stack.ts';
 import { formatIpAddress, isLoopback } from '../wire/index.ts';
 import type { FaceHooks } from './net-face.ts';
 import { NetFace, parseHost, resolveHost } from './net-face.ts';
+import { becomeStackSocket, revive } from './socket.ts';
 import { installTlsOnStack } from './tls-on-stack.ts';
 
 export interface OverrideOptions extends FaceHooks {
@@ -61,6 +62,8 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
 
   const routed = (host: string): boolean => {
     const address = parseHost(host);
+    // A name may lead to loopback, too.
+    if (loopback === 'node' && address !== undefined && isLoopback(address)) return false;
     return address !== undefined && stack.ip.sourceFor(address) !== undefined;
   };
 
@@ -79,7 +82,8 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
       isGiven(given['_handle']) ||
       isGiven(given['fd']) ||
       (noPort && isGiven(given['path'])) ||
-      typeof (given as { getAsyncId?: unknown }).getAsyncId === 'function';
+      typeof (given as { getAsyncId?: unknown }).getAsyncId === 'function' ||
+      (isGiven(given['signal']) && !(given['signal'] instanceof AbortSignal));
     const port = noPort
       ? args.length === 0 || typeof args[0] === 'function' || 'port' in given || args[0] === null
         ? 0
@@ -111,11 +115,17 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
     const [given, callback] = Array.isArray(first) ? first : normalize(args);
     const port = portOf(given['port']);
     const hasHandle = (this as unknown as { _handle: unknown })._handle !== null;
-    if (isGiven(given['path']) || port === undefined || hasHandle) return originalConnect.apply(this, args);
+    // Node's own errors for what is no address and no function.
+    const wrong =
+      (isGiven(given['localAddress']) && isIP(String(given['localAddress'])) === 0) ||
+      (isGiven(given['lookup']) && typeof given['lookup'] !== 'function');
+    if (isGiven(given['path']) || port === undefined || hasHandle || wrong)
+      return originalConnect.apply(this, args);
     const host = typeof given['host'] === 'string' && given['host'] !== '' ? given['host'] : 'localhost';
     const toLoopback = isLoopbackHost(host);
     if (toLoopback && loopback === 'node') return originalConnect.apply(this, args);
     if (isIP(host) !== 0 && !toLoopback && !routed(host)) return originalConnect.apply(this, args);
+    if (isIP(host) !== 0 && isBlocked(given['blockList'], host)) return originalConnect.apply(this, args);
 
     const local = { localAddress: textOf(given['localAddress']), localPort: numberOf(given['localPort']) };
     if (toLoopback || isIP(host) !== 0) {
@@ -123,6 +133,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
       return face.connect(this, { port, host: toLoopback ? ownAddress(stack, host) : host, ...local });
     }
     // A name: who serves it is known when its address is.
+    revive(this);
     Object.assign(this, { connecting: true, _host: host });
     resolveHost(
       host,
@@ -133,11 +144,13 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
         prefer: routed,
       },
       (error, address, family) => {
-        this.emit('lookup', error, address, family, host);
+        if (error === null) this.emit('lookup', null, address, family, host);
+        else this.emit('lookup', error, undefined, undefined, host);
         if (!this.connecting || this.destroyed) return;
         if (error !== null) {
+          becomeStackSocket(this);
           process.nextTick(() => this.destroy(error));
-        } else if (routed(address)) {
+        } else if (routed(address) && !isBlocked(given['blockList'], address)) {
           if (callback !== null) this.once('connect', callback);
           face.connect(this, { port, host: address, ...local });
         } else {
@@ -191,6 +204,11 @@ function ownAddress(stack: Stack, loopback: string): string {
   const wanted = parseHost(loopback);
   const chosen = own.find((cidr) => wanted !== undefined && typeof cidr.address === typeof wanted) ?? own[0];
   return chosen === undefined ? loopback : formatIpAddress(chosen.address);
+}
+
+/** What is blocked goes to the original, which says so and connects nowhere. */
+function isBlocked(blockList: unknown, address: string): boolean {
+  return blockList instanceof BlockList && blockList.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4');
 }
 
 /** Node's own callers pass null for "not given", too. */

@@ -8,7 +8,7 @@
  * its limit the write's callback waits for `writable`, so that 'drain' and pipe work as with the kernel.
  */
 import type { SetKeepAliveOptions } from 'node:net';
-import { Socket } from 'node:net';
+import { isIP, Socket } from 'node:net';
 import type {
   KeepAliveOptions,
   TcpConnection,
@@ -176,6 +176,11 @@ class Attachment implements TcpHandler {
     this.#endWrite();
   }
 
+  /** The socket is destroyed with a write under way. */
+  cancelWrite(): void {
+    if (this.#writeDone !== undefined) this.#endWrite(errnoException('ECANCELED', 'write'));
+  }
+
   #endWrite(error?: Error): void {
     const done = this.#writeDone;
     this.#writeDone = undefined;
@@ -196,8 +201,11 @@ class Attachment implements TcpHandler {
     const exception =
       socket.connecting && target !== undefined
         ? connectException(error.code, target.address, target.port)
-        : errnoException(error.code, writing ? 'write' : 'read');
-    this.#endWrite(exception);
+        : errnoException(error.code, writing && !this.#wanted ? 'write' : 'read');
+    if (socket.connecting && target !== undefined) {
+      const { address, port } = target;
+      socket.emit('connectionAttemptFailed', address, port, isIP(address), exception);
+    }
     socket.destroy(exception);
   }
 }
@@ -282,7 +290,8 @@ export class StackSocket extends Socket {
       return;
     }
     attachment(this)?.connection.shutdown();
-    done();
+    // As a kernel's shutdown: complete in a later turn.
+    setImmediate(done);
   }
 
   override _destroy(error: Error | null, done: Done): void {
@@ -296,7 +305,10 @@ export class StackSocket extends Socket {
         if (reset) connection.abort();
         else connection.close();
         hold.end();
-        setImmediate(closed);
+        setImmediate(() => {
+          attached.cancelWrite();
+          closed();
+        });
         return 0;
       };
       self._handle = {
@@ -306,12 +318,19 @@ export class StackSocket extends Socket {
         reset: gone,
       };
       setAttachment(this, undefined);
+    } else if (this.connecting && self._handle === null) {
+      // As if there were one already: 'close' comes later and says whether there was an error.
+      const gone = (closed: () => void) => {
+        setImmediate(closed);
+        return 0;
+      };
+      self._handle = { bytesRead: 0, bytesWritten: 0, close: gone, reset: gone };
     }
     super._destroy(error, done);
   }
 
   override resetAndDestroy(): this {
-    if (attachment(this) === undefined) {
+    if (attachment(this) === undefined && !this.connecting) {
       this.destroy(socketClosed());
     } else if (this.connecting) {
       this.once('connect', () => this.resetAndDestroy());
@@ -509,6 +528,11 @@ Object.defineProperties(StackSocket.prototype, {
     },
   },
 });
+
+/** A socket that was closed may connect again, as with node:net. */
+export function revive(socket: Socket): void {
+  if (socket.destroyed) (socket as unknown as { _undestroy(): void })._undestroy();
+}
 
 /** Turns a net.Socket that has no handle into a StackSocket. */
 export function becomeStackSocket(socket: Socket): StackSocket {
