@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Device, DeviceError, NbdClientOptions } from '../../../src/blockdev/index.ts';
@@ -9,6 +10,7 @@ import {
   NbdClientError,
   ReadOnlyFilter,
 } from '../../../src/blockdev/index.ts';
+import * as nbd from '../../../src/blockdev/nbd/protocol.ts';
 import { eventually, seeded, within } from '../../support/index.ts';
 import { withServer } from './peer.ts';
 import { scripted } from './script.ts';
@@ -300,6 +302,12 @@ test(
       ]);
       await eventually('the end', () => server.counters()['ended-aborted'] === 1);
       assert.is(await codeOf(listNbdExports(`${path}-not`)), 'ECONNREFUSED');
+    });
+    // A server that closes instead of acknowledging NBD_OPT_ABORT.
+    const closing = (socket: Socket, option: number) =>
+      option === nbd.NBD_OPT_ABORT && socket.destroy() !== undefined;
+    await scripted({ option: closing }, async (path) => {
+      assert.equal(await listNbdExports(path), []);
     });
     await scripted({ option: () => true }, async (path) => {
       assert.is(await codeOf(listNbdExports(path, 50)), 'ETIMEDOUT');

@@ -148,6 +148,45 @@ test(
 );
 
 test(
+  'transmission flags follow the device and what was negotiated; NBD_FLAG_SEND_FAST_ZERO never without NBD_FLAG_SEND_WRITE_ZEROES',
+  within(async () => {
+    class With extends FilterDevice {
+      readonly #changes: Partial<Device['capabilities']>;
+      constructor(changes: Partial<Device['capabilities']>) {
+        super(new MemoryStore(MIB));
+        this.#changes = changes;
+      }
+      override get capabilities() {
+        return { ...this.next.capabilities, ...this.#changes };
+      }
+    }
+    const exports = {
+      all: new With({}),
+      fixed: new With({ readOnly: true }),
+      noZeroes: new With({ writeZeroes: false, fastZero: true }),
+      slow: new With({ fastZero: false }),
+      noTrim: new With({ trim: false, multiConn: false }),
+    };
+    const always =
+      nbd.NBD_FLAG_HAS_FLAGS | nbd.NBD_FLAG_SEND_FLUSH | nbd.NBD_FLAG_SEND_FUA | nbd.NBD_FLAG_SEND_CACHE;
+    const [TRIM, MULTI] = [nbd.NBD_FLAG_SEND_TRIM, nbd.NBD_FLAG_CAN_MULTI_CONN];
+    const [ZEROES, FAST] = [nbd.NBD_FLAG_SEND_WRITE_ZEROES, nbd.NBD_FLAG_SEND_FAST_ZERO];
+    await withServer(exports, async ({ peer }) => {
+      for (const [name, expected] of [
+        ['all', always | TRIM | MULTI | ZEROES | FAST],
+        ['fixed', always | MULTI | nbd.NBD_FLAG_READ_ONLY],
+        ['noZeroes', always | TRIM | MULTI],
+        ['slow', always | TRIM | MULTI | ZEROES],
+        ['noTrim', always | ZEROES | FAST],
+      ] as const) {
+        assert.is(await (await peer()).go(name), expected, name);
+        assert.is(await (await peer()).go(name, true), expected | nbd.NBD_FLAG_SEND_DF, name);
+      }
+    });
+  }),
+);
+
+test(
   'metadata contexts: lists with no query, exact ones, wildcards and foreign ones; selections by name only, each with an id of its own',
   within(() =>
     withServer({ disk: withBoth() }, async ({ peer }) => {
