@@ -161,9 +161,14 @@ export class ServerConnection implements Receiver {
     this.#end('closed-by-server');
   }
 
-  /** Resolves when everything read from the peer was taken up, so that its end is seen if it has ended; or after `lingerMs`. */
+  /**
+   * Resolves when everything read from the peer was taken up, so that its end is seen if it has ended; or after `lingerMs`. One
+   * that has replies to take is not waited for: were it gone, writing them would fail at once and end the connection.
+   */
   caughtUp(): Promise<void> {
-    if (this.#gone || this.#parser?.holding !== true) return Promise.resolve();
+    if (this.#gone || this.#parser?.holding !== true || this.#stream.writableLength > 0) {
+      return Promise.resolve();
+    }
     return new Promise((resolve) => {
       const timer = this.#context.clock.after(this.#context.limits.lingerMs, resolve);
       this.#caughtUpWaiters.push(() => {

@@ -581,4 +581,38 @@ test(
   }),
 );
 
+test(
+  'clients that take no replies do not hold up a new connection; one of them that is gone is through before it is served',
+  within(async () => {
+    const store = new MemoryStore(MIB);
+    await withServer(
+      { disk: store },
+      async ({ peer, server }) => {
+        const stalled = [];
+        for (let i = 0; i < 8; i++) {
+          const client = await peer();
+          await client.go('disk');
+          client.pause();
+          for (let n = 0n; n < 200n; n++) client.request(nbd.NBD_CMD_READ, 0n, 65_536, 0, n);
+          client.request(nbd.NBD_CMD_WRITE, 0n, 1, 0, 999n, Buffer.of(i + 1));
+          stalled.push(client);
+        }
+        await eventually('they are stalled', () => server.counters()['reads']! >= 8);
+        const next = await peer();
+        await next.go('disk');
+        // Their writes behind the stall were never taken up, and are not when they are gone.
+        for (const client of stalled) client.destroy();
+        const last = await peer();
+        await last.go('disk');
+        last.request(nbd.NBD_CMD_WRITE, 0n, 1, 0, 1n, Buffer.of(77));
+        await last.simple();
+        await eventually('the others are gone', () => server.connections === 2);
+        next.request(nbd.NBD_CMD_READ, 0n, 1);
+        assert.is((await next.simple(1)).data[0], 77);
+      },
+      { limits: { lingerMs: 60_000, replyBacklog: 256 * 1024 } },
+    );
+  }),
+);
+
 test.run();
