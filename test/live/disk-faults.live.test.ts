@@ -11,11 +11,11 @@ import { codeOf, SeededRandom } from '../../src/common/index.ts';
 import type { BlockProcessOptions } from '../hypervisor/disks/block-process.ts';
 import { BlockProcess, bundleBlockProcess } from '../hypervisor/disks/block-process.ts';
 import { SECTOR, SectorModel } from '../hypervisor/disks/sector-model.ts';
-import { eventually, inScratch, liveSuite, seeded, within } from '../support/index.ts';
+import { eventually, inScratch, limitMs, liveSuite, SOAK, seeded, Trials, within } from '../support/index.ts';
 
 const live = liveSuite('hypervisor/disks/faults');
 
-const STEP = process.env['SOAK'] === '1' ? 1 : 5;
+const STEP = SOAK ? 1 : 5;
 const DISK = 1024 * 1024;
 const WRITES = 24;
 const FAULTS = ['signal=KILL', 'error=EIO', 'error=ENOSPC'] as const;
@@ -241,22 +241,25 @@ live(
           const own = random.u32();
           const places = await count(program, join(directory, 'count'), own);
           const cases = places.flatMap((place) => FAULTS.map((fault) => ({ ...place, fault })));
-          let done = 0;
+          const trials = new Trials(
+            `S2: faults at every ${STEP}. call on image and log`,
+            SOAK ? 24 : cases.length,
+            cases.length,
+          );
           const queue = [...cases.entries()];
           const worker = async () => {
-            for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+            for (let next = queue.shift(); next !== undefined && trials.more; next = queue.shift()) {
               await run(program, join(directory, `${next[0]}`), next[1], own);
-              done++;
+              trials.count++;
             }
           };
           await Promise.all([worker(), worker()]);
           const calls = [...new Set(places.map(({ file, call }) => `${file} ${call}`))].join(', ');
-          console.log(`S2: ${done} faults at every ${STEP}. of ${calls}; SEED=${seed}`);
-          assert.is(done, cases.length);
-          assert.ok(done >= 3 * 8, 'too few places');
+          trials.report(seed, calls);
+          assert.ok(cases.length >= 3 * 8, 'too few places');
         }),
       ),
-    process.env['SOAK'] === '1' ? 3_600_000 : 200_000,
+    limitMs(200_000),
   ),
 );
 

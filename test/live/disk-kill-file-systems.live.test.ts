@@ -4,15 +4,15 @@
  *   fio → ext4 or XFS → loop device → nbdfuse → our server, our client → block process (under strace) → image, reverse log
  *
  * Either our client waits for the next life, and the guest notices nothing; or it does not, and the file system goes down: what
- * it had synced is there after its journal was replayed.
+ * it had synced is there after its journal was replayed. And a sync of the image that fails once (S5).
  */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { NbdClient, NbdServer } from '../../src/blockdev/index.ts';
 import type { SeededRandom } from '../../src/common/index.ts';
-import { messageOf } from '../../src/common/index.ts';
+import { codeOf, messageOf } from '../../src/common/index.ts';
 import { BlockProcess, bundleBlockProcess } from '../hypervisor/disks/block-process.ts';
 import { eventually, limitMs, seeded, Trials, within } from '../support/index.ts';
 import { inFolder, ok, programSuite, run } from './nbd-programs.ts';
@@ -57,6 +57,15 @@ class Lives {
 
   get process(): BlockProcess {
     return this.#process!;
+  }
+
+  /** A life whose image cannot be made durable from its N-th sync on. */
+  async failing(): Promise<void> {
+    const when = 3 + this.#random.below(8);
+    const image = join(this.#directory, 'a.img');
+    const tracer = ['strace', '-D', '-f', '-qq', '-o', join(this.#directory, 'trace'), '-P', image];
+    const prefix = [...tracer, '-e', `inject=fdatasync:error=EIO:when=${when}`];
+    this.#process = (await this.#begin(prefix)).process;
   }
 
   async live(undisturbed = false): Promise<void> {
@@ -164,6 +173,10 @@ async function formatted(
       }
       await lives.process.stop();
       await body(folder, lives, join(folder, `mnt-${name}`));
+    } catch (error) {
+      // Said at once: what cannot be taken down after it has errors of its own.
+      console.error(messageOf(error));
+      throw error;
     } finally {
       await lives.end();
     }
@@ -271,6 +284,58 @@ for (const fileSystem of FILE_SYSTEMS) {
     ),
   );
 }
+
+for (const fileSystem of FILE_SYSTEMS)
+  test(
+    `${fileSystem.name}: one failed sync of the image ends the file system for ever; what was synced before is there, once a person says so`,
+    within(
+      () =>
+        seeded((random, seed) =>
+          formatted(fileSystem, random, async (folder, lives, at) => {
+            const trials = new Trials(`S5: a failed sync below ${fileSystem.name}`, 1, 50);
+            mkdirSync(at);
+            let records = 0;
+            for (; trials.more; trials.count++) {
+              const tower = new Tower();
+              try {
+                await lives.failing();
+                const { loop, client } = await build(tower, folder, lives, 1);
+                if ((await run('mount', [loop, at])).code === 0) {
+                  tower.add(() => ok('umount', at));
+                  records = await writeRecords(join(at, 'records'), records);
+                }
+                // One fault was injected: nothing later may pass for durable.
+                assert.is(await client.flush().catch(codeOf), 'EIO');
+                assert.is(await client.writeAt(Buffer.alloc(512), 0n).catch(codeOf), 'EROFS');
+              } finally {
+                await tower.down();
+              }
+              const { image } = lives.process;
+              await lives.end();
+              await lives.live(true);
+              const next = await NbdClient.connect(lives.socket, 'a', { reconnectTimeoutMs: 1 });
+              assert.is(await next.flush().catch(codeOf), 'EIO', 'the next process knows');
+              await next.close();
+              await lives.end();
+              rmSync(`${image}.failed`);
+              await lives.live(true);
+              const second = new Tower();
+              try {
+                const { loop } = await build(second, folder, lives, 1);
+                await mount(second, loop, at);
+                await allThere(join(at, 'records'), records);
+              } finally {
+                await second.down();
+              }
+              await lives.end();
+              await fileSystemIsClean(fileSystem, lives);
+            }
+            trials.report(seed, `${records} records`);
+          }),
+        ),
+      limitMs(120_000),
+    ),
+  );
 
 function recordOf(number: number): Buffer {
   const record = Buffer.alloc(RECORD, number & 0xff);

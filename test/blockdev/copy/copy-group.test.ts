@@ -12,7 +12,7 @@ import {
   verifyLog,
 } from '../../../src/blockdev/index.ts';
 import { SeededRandom } from '../../../src/common/index.ts';
-import { eventually, inScratch, seeded, within } from '../../support/index.ts';
+import { eventually, inScratch, limitMs, seeded, Trials, within } from '../../support/index.ts';
 import { errnoOf } from '../device-compliance.ts';
 import { pairsIn, phase, refuse, Writers } from './copy-support.ts';
 
@@ -20,11 +20,12 @@ const copy = suite('blockdev/copy');
 const MIB = 1024 * 1024;
 
 copy(
-  'under random writes the copy equals the source as of the cut, ten seeds, fenced',
+  'under random writes the copy equals the source as of the cut, fenced',
   within(
     () =>
-      seeded(async (random) => {
-        for (let run = 0; run < 10; run++)
+      seeded(async (random, seed) => {
+        const trials = new Trials('S6: copies of two disks under writes', 10, 2000);
+        for (; trials.more; trials.count++)
           await inScratch(async (directory) => {
             const pairs = pairsIn(directory, 2, 6 * MIB + 512);
             const writers = new Writers(pairs.sources, random);
@@ -44,8 +45,9 @@ copy(
             }
             assert.is(group.progress().phase, 'cut');
           });
+        trials.report(seed);
       }),
-    60_000,
+    limitMs(60_000),
   ),
 );
 

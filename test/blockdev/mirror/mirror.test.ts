@@ -14,7 +14,7 @@ import {
   MirrorMap,
 } from '../../../src/blockdev/index.ts';
 import { SeededRandom } from '../../../src/common/index.ts';
-import { eventually, inScratch, seeded, within } from '../../support/index.ts';
+import { eventually, inScratch, limitMs, seeded, Trials, within } from '../../support/index.ts';
 import { refuse, Writers } from '../copy/copy-support.ts';
 import { errnoOf } from '../device-compliance.ts';
 
@@ -75,14 +75,15 @@ async function same(scene: Scene): Promise<void> {
 }
 
 mirror(
-  'under random writes both halves are the same at the split, ten seeds, fenced',
+  'under random writes both halves are the same at the split, fenced',
   within(
     () =>
-      seeded(async (random) => {
-        for (let run = 0; run < 10; run++)
+      seeded(async (random, seed) => {
+        const trials = new Trials('S6: mirrors under writes', 10, 2000);
+        for (; trials.more; trials.count++)
           await inScratch(async (directory) => {
             const scene = new Scene(directory, 4 * MIB + 512);
-            await scene.a.store.writeAt(Buffer.alloc(2 * MIB, run + 1), BigInt(MIB));
+            await scene.a.store.writeAt(Buffer.alloc(2 * MIB, (trials.count % 200) + 1), BigInt(MIB));
             const writers = new Writers([scene.a], random);
             const group = scene.group();
             await group.start();
@@ -97,8 +98,9 @@ mirror(
             assert.is(scene.invalid('b'), undefined);
             await same(scene);
           });
+        trials.report(seed);
       }),
-    60_000,
+    limitMs(60_000),
   ),
 );
 

@@ -11,12 +11,11 @@ import type { SeededRandom } from '../../../src/common/index.ts';
 import type { DiskCommands, DiskEvents } from '../../../src/hypervisor/disks/index.ts';
 import { DiskService } from '../../../src/hypervisor/disks/index.ts';
 import { errnoOf } from '../../blockdev/device-compliance.ts';
-import { eventually, inScratch, seeded, within } from '../../support/index.ts';
+import { eventually, inScratch, limitMs, seeded, Trials, within } from '../../support/index.ts';
 
 const resume = suite('hypervisor/disks/resume');
 const MIB = 1024 * 1024;
 const SIZE = 16 * MIB;
-const KILLS = process.env['SOAK'] === '1' ? 100 : 3;
 const pairs = [{ from: 'a', to: 'b' }];
 
 /** Fills the source image with data, some of it holes. */
@@ -58,10 +57,10 @@ class Load {
 
 for (const kind of ['copy', 'mirror'] as const)
   resume(
-    `a ${kind} under load goes on after each of ${KILLS} kill -9 of the block process; the target is the source as of the cut`,
+    `a ${kind} under load goes on after each kill -9 of the block process; the target is the source as of the cut`,
     within(
       () =>
-        seeded((random) =>
+        seeded((random, seed) =>
           inScratch(async (directory) => {
             const path = (name: string) => join(directory, name);
             const program = fileURLToPath(new URL('../../../src/daemon/processes/block.ts', import.meta.url));
@@ -95,7 +94,9 @@ for (const kind of ['copy', 'mirror'] as const)
             const client = await NbdClient.connect(serve.socket, 'a', { reconnectTimeoutMs: 30_000 });
             const load = new Load(client, random);
             let before = 0;
-            for (let kill = 0; kill < KILLS; kill++) {
+            const trials = new Trials(`S6: kills while a ${kind} is made`, 3, 100);
+            for (; trials.more; trials.count++) {
+              const kill = trials.count;
               const goal = Math.min(before + MIB + random.below(2 * MIB), 12 * MIB);
               await eventually(
                 'some more copied',
@@ -136,11 +137,12 @@ for (const kind of ['copy', 'mirror'] as const)
             await block.ended;
             const target = readFileSync(path('b.img'));
             assert.ok(target.equals(readFileSync(path('a.img'))));
+            trials.report(seed);
             assert.ok(load.acknowledged.size > 0);
             for (const [offset, stamp] of load.acknowledged) assert.is(target.readUInt32LE(offset), stamp);
           }),
         ),
-      process.env['SOAK'] === '1' ? 1_800_000 : 110_000,
+      limitMs(110_000),
     ),
   );
 

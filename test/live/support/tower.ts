@@ -48,10 +48,10 @@ export async function raiseLoop(tower: Tower, folder: string, uri: string): Prom
   const nbdfuse = start('nbdfuse', [`${fuse}/disk`, uri]);
   tower.add(async () => {
     // The kernel lets go of the loop device's file a moment after losetup has returned.
-    await eventually('nbdfuse is unmounted', async () => (await run('umount', [fuse])).code === 0);
+    await eventually('nbdfuse is unmounted', async () => (await run('umount', [fuse])).code === 0, 30_000);
     await nbdfuse.stop();
   });
-  await eventually('nbdfuse', () => existsSync(`${fuse}/disk`));
+  await eventually('nbdfuse', () => existsSync(`${fuse}/disk`), 30_000);
   const loop = (await ok('losetup', '--find', '--show', '--direct-io=on', `${fuse}/disk`)).trim();
   tower.add(() => ok('losetup', '-d', loop));
   return loop;
