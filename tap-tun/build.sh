@@ -16,5 +16,5 @@ fi
 mkdir -p build
 # Into a temporary name first: a process that has the old addon loaded keeps it intact.
 "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra ${CFLAGS:-} -fPIC -shared -fvisibility=hidden -pthread -isystem "$headers" \
-  -o build/tap_tun.node.new src/native/addon.c src/native/open.c
+  -o build/tap_tun.node.new src/native/*.c
 mv build/tap_tun.node.new build/tap_tun.node

@@ -1,6 +1,12 @@
 /** Linux TAP and TUN devices for Node: offloads, batched reads and writes, typed errors. */
 export { TapError, type TapErrorOptions } from './errors.ts';
-export { type BatchHandler, type BatchOptions, type PacketCounters, PacketDevice } from './packet-device.ts';
+export {
+  type BatchHandler,
+  type BatchOptions,
+  type PacketCounters,
+  PacketDevice,
+  type ShortcutTerms,
+} from './packet-device.ts';
 export { checkTapSupport, type TapSupport } from './support.ts';
 export {
   InterfaceDevice,

@@ -1,4 +1,4 @@
-/** The addon's functions as src/native/addon.c exports them. Nothing outside this package uses them. */
+/** The addon's functions as src/native/device.h lists them. Nothing outside this package uses them. */
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { TapError } from './errors.ts';
@@ -35,6 +35,16 @@ export interface Native {
   setIpv4(device: NativeDevice, address: number, mask: number): void;
   setPersist(device: NativeDevice, on: boolean): void;
   descriptor(device: NativeDevice): number;
+  addShortcut(
+    device: NativeDevice,
+    to: NativeDevice,
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+    longest: number,
+    takes: number,
+  ): boolean;
+  forgetShortcuts(device: NativeDevice): void;
   probe(): number;
 }
 
@@ -55,7 +65,10 @@ export const OpenFlag = {
 /** enum tt_attribute. */
 export const Attribute = { mtu: 0, txQueueLength: 1, up: 2, running: 3 } as const;
 
-/** Bytes that one read may need, as SLOT in addon.c: a batch buffer holds at least one such. */
+/** TAKES_* of src/native/shortcuts.c. */
+export const Takes = { checksum: 1, tso4: 2, tso6: 4 } as const;
+
+/** Bytes that one read may need, as SLOT in device.h: a batch buffer holds at least one such. */
 export const SLOT_BYTES = 65_664;
 
 let loaded: Native | undefined;

@@ -10,7 +10,7 @@
  */
 import { errnoError, TapError, translating } from './errors.ts';
 import type { Native, NativeCallback, NativeDevice } from './native.ts';
-import { native, SLOT_BYTES } from './native.ts';
+import { native, SLOT_BYTES, Takes } from './native.ts';
 
 /**
  * `count` frames: frame i is buffer[index[2i], index[2i] + index[2i + 1]). Buffer and index belong to the device and are
@@ -19,7 +19,7 @@ import { native, SLOT_BYTES } from './native.ts';
 export type BatchHandler = (buffer: Uint8Array, index: Uint32Array, count: number) => void;
 
 export interface BatchOptions {
-  /** Size of the batch buffer; at least 65 664, the largest frame. Default 512 KiB. */
+  /** Size of the batch buffer; at least 65 664, the largest frame. Default 192 KiB. */
   readonly bufferBytes?: number;
   /** Most frames per batch, 1 … 65 536. Default 256. */
   readonly frames?: number;
@@ -43,9 +43,28 @@ export interface PacketCounters {
   readonly txWaits: number;
   /** Packet socket: frames that the kernel dropped because this process did not take them in time. */
   readonly rxDropped: number;
+  /** Of the received frames: those that a shortcut passed on. */
+  readonly rxShortcut: number;
+  readonly rxShortcutBytes: number;
+  /** Of the sent frames: those that came by a shortcut. */
+  readonly txShortcut: number;
+  readonly txShortcutBytes: number;
 }
 
-const scratch = new Float64Array(10);
+/** What the receiving device of a shortcut takes as it is; other frames go to the batch handler. */
+export interface ShortcutTerms {
+  /** Bytes of a frame that is not to be segmented, without the virtio-net header. */
+  readonly longest: number;
+  /** Unfinished checksums; packets to be segmented, for TCP over IPv4 and IPv6. */
+  readonly checksum: boolean;
+  readonly tso4: boolean;
+  readonly tso6: boolean;
+}
+
+/** Small enough for what was read to be in the processor's cache still when it is written. */
+const DEFAULT_BATCH_BYTES = 192 * 1024;
+
+const scratch = new Float64Array(14);
 
 export class PacketDevice implements Disposable {
   /** Room again after a partial write. */
@@ -87,7 +106,7 @@ export class PacketDevice implements Disposable {
 
   /** Starts (or, after `stop`, resumes) receiving. While receiving, the device keeps the process alive unless `unref` was called. */
   start(onBatch: BatchHandler, options: BatchOptions = {}): void {
-    const bytes = options.bufferBytes ?? 512 * 1024;
+    const bytes = options.bufferBytes ?? DEFAULT_BATCH_BYTES;
     const frames = options.frames ?? 256;
     if (!Number.isInteger(bytes) || bytes < SLOT_BYTES || bytes > 1 << 30) {
       throw new TapError('BAD_OPTION', `a batch buffer of ${bytes} bytes is not possible`, {
@@ -132,22 +151,51 @@ export class PacketDevice implements Disposable {
     }
   }
 
+  /**
+   * From now on frames like this one pass from this device to `to` without the batch handler, until `forgetShortcuts` or
+   * until either is closed. Alike are frames with the same Ethernet header and the same IP destination. False: there are no
+   * shortcuts for such frames (a group's, IPv4 with options, not IP …). Both devices precede frames with the virtio-net header.
+   */
+  addShortcut(
+    to: PacketDevice,
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+    terms: ShortcutTerms,
+  ): boolean {
+    const takes =
+      (terms.checksum ? Takes.checksum : 0) | (terms.tso4 ? Takes.tso4 : 0) | (terms.tso6 ? Takes.tso6 : 0);
+    try {
+      const { longest } = terms;
+      return this.#native.addShortcut(this.#device, to.#device, buffer, offset, length, longest, takes);
+    } catch (thrown) {
+      throw this.#translated(thrown);
+    }
+  }
+
+  /** Every frame goes to the batch handler again. */
+  forgetShortcuts(): void {
+    this.#native.forgetShortcuts(this.#device);
+  }
+
   counters(): PacketCounters {
     this.#native.counters(this.#device, scratch);
-    const [rxFrames, rxBytes, rxBatches, rxErrors, txFrames, txBytes, txRejected, txDropped, txWaits] =
-      scratch as unknown as [number, number, number, number, number, number, number, number, number];
-    const rxDropped = scratch[9]!;
+    const at = (i: number) => scratch[i] ?? 0;
     return {
-      rxFrames,
-      rxBytes,
-      rxBatches,
-      rxErrors,
-      txFrames,
-      txBytes,
-      txRejected,
-      txDropped,
-      txWaits,
-      rxDropped,
+      rxFrames: at(0),
+      rxBytes: at(1),
+      rxBatches: at(2),
+      rxErrors: at(3),
+      txFrames: at(4),
+      txBytes: at(5),
+      txRejected: at(6),
+      txDropped: at(7),
+      txWaits: at(8),
+      rxDropped: at(9),
+      rxShortcut: at(10),
+      rxShortcutBytes: at(11),
+      txShortcut: at(12),
+      txShortcutBytes: at(13),
     };
   }
 

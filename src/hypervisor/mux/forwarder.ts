@@ -31,6 +31,7 @@ import type { PacketObserver } from './packet-observer.ts';
 import { FINE, FRAGMENT, KIND, PacketView } from './packet-view.ts';
 import { directs, portBehind } from './segments.ts';
 import { Senders } from './senders.ts';
+import { Shortcuts } from './shortcuts.ts';
 import type { DrainGroup, HoldScope, MuxPort, Notice, ServiceAddress } from './state.ts';
 
 const REENTRY_LIMITS = { packets: 4096, bytes: 4 * 1024 * 1024 };
@@ -58,6 +59,7 @@ export class Forwarder {
   readonly #fragments = new FragmentTable();
   readonly #view: PacketView;
   readonly #out = new Egress(this.ports);
+  readonly #shortcuts = new Shortcuts(this.ports);
   readonly #reentry = new HoldQueue(REENTRY_LIMITS);
   readonly #senders: Senders;
   readonly #ipv6Senders: Ipv6Senders;
@@ -93,8 +95,9 @@ export class Forwarder {
     return this.#out.nowMs;
   }
 
-  /** Time has passed: the next packet or command reads the clock. */
+  /** Time has passed: the next packet or command reads the clock. And a command may change what shortcuts rest on. */
   refresh(): void {
+    this.#shortcuts.forget();
     this.#stale = true;
   }
 
@@ -118,6 +121,7 @@ export class Forwarder {
   /** A port's device has nothing more for now. */
   endOfBatch(): void {
     this.#stale = true;
+    this.#shortcuts.endOfBatch();
     this.flush();
   }
 
@@ -128,6 +132,7 @@ export class Forwarder {
 
   set observer(observer: PacketObserver | undefined) {
     this.#out.observer = observer;
+    this.#shortcuts.allow(observer === undefined);
   }
 
   /** A frame of the mux itself (barrier, announcement); false when the port has no room. */
@@ -224,6 +229,7 @@ export class Forwarder {
     if (port.isUplink) {
       const high = view.fromHigh | port.segmentBits;
       const learned = this.macs.learn(port.index, high, view.fromLow, this.#out.nowMs);
+      this.#shortcuts.macsMoved(this.macs.moved);
       if (learned !== LEARNED.OK) {
         const why = learned === LEARNED.FIXED ? DROP['mac-of-a-port'] : DROP['mac-flapping'];
         this.#out.drop(port, why, buffer, offset, length);
@@ -532,7 +538,9 @@ export class Forwarder {
       return;
     }
     this.#out.captureIngress(port, buffer, offset, length, undefined);
-    this.#out.emit(target, buffer, offset, length);
+    const passed = this.#out.emit(target, buffer, offset, length);
+    if (passed && toPartition === FINE && view.kind !== KIND.ARP)
+      this.#shortcuts.learn(port, target, buffer, offset, length);
   }
 
   /**

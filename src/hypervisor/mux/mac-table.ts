@@ -26,6 +26,9 @@ export interface MacTableOptions {
 }
 
 export class MacTable {
+  /** Learned addresses that changed their port, since the beginning. */
+  moved = 0;
+
   readonly #sets: number;
   readonly #ageMs: number;
   readonly #high: Int32Array;
@@ -108,6 +111,7 @@ export class MacTable {
           }
           if (this.#moves[i]! >= MOVES_PER_SECOND) return LEARNED.FLAPPING;
           this.#moves[i]!++;
+          this.moved++;
           this.#port[i] = port + 1;
         }
         this.#seenMs[i] = nowMs;

@@ -109,6 +109,7 @@ export class Mux {
     let index = ports.indexOf(undefined);
     if (index < 0) index = ports.length;
     const port = new MuxPort(index, options, segment, this.#forwarder.addresses);
+    this.#begin();
     ports[index] = port;
     this.#byName.set(port.name, port);
     if (port.mac !== undefined) {
@@ -126,7 +127,7 @@ export class Mux {
   removePort(name: string): void {
     const port = this.#byName.get(name);
     if (port === undefined) return;
-    const forwarder = this.#forwarder;
+    const forwarder = this.#begin();
     for (const [code, count] of port.drops.entries()) this.#formerDrops[code]! += count;
     for (const service of forwarder.services.values()) {
       if (service.path === port) service.path = undefined;
@@ -151,6 +152,7 @@ export class Mux {
   setConnected(name: string, connected: boolean): void {
     const port = this.#byName.get(name);
     if (port === undefined || port.connected === connected) return;
+    this.#begin();
     port.connected = connected;
     port.blocked = false;
     if (!connected) port.barrier = undefined;
@@ -222,6 +224,7 @@ export class Mux {
     const key = this.#forwarder.addresses.keep(address);
     const service = this.#forwarder.services.get(key) ?? new ServiceAddress(address, key);
     this.#forwarder.services.set(service.address, service);
+    this.#begin();
     service.path = port;
     service.otherSegment = 0;
     this.#letGo();
@@ -241,6 +244,7 @@ export class Mux {
         values: { port: port.name },
       });
     }
+    this.#begin();
     if (probe.peer !== undefined) probe.peer.peer = undefined;
     if (port?.peer !== undefined) port.peer.peer = undefined;
     probe.peer = port;
@@ -395,6 +399,7 @@ export class Mux {
 
   // ---- inside
 
+  /** Whatever changes something between two packets begins here. */
   #begin(): Forwarder {
     this.#forwarder.refresh();
     return this.#forwarder;
@@ -436,6 +441,7 @@ export class Mux {
 
   #setAttached(port: MuxPort, attached: boolean): void {
     if (port.attached === attached) return;
+    this.#begin();
     port.attached = attached;
     if (port.connected) this.#onEvent('PORT', { name: port.name, state: port.state });
   }

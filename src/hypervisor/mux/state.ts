@@ -1,10 +1,17 @@
 /** What the forwarding path reads and the commands write: ports, service addresses, drain groups, notices, holds. */
 import type { Timer } from '../../common/index.ts';
-import type { ChangeNotice, IpAddress, LinkDevice, MacAddress } from '../../netstack/index.ts';
+import type {
+  ChangeNotice,
+  IpAddress,
+  LinkDevice,
+  MacAddress,
+  ShortcutCounters,
+} from '../../netstack/index.ts';
 import {
   ETHERNET,
   formatIpAddress,
   formatMac,
+  hasShortcuts,
   linkLocalAddress,
   VNET_HDR_LEN,
 } from '../../netstack/index.ts';
@@ -138,13 +145,21 @@ export class MuxPort {
       ...(this.mac === undefined ? {} : { mac: formatMac(this.mac) }),
       ...(this.uplink === undefined ? {} : { uplink: this.uplink }),
       state: this.state,
-      received: this.received,
-      transmitted: this.transmitted,
-      receivedBytes: this.receivedBytes,
-      transmittedBytes: this.transmittedBytes,
+      ...this.#traffic(),
       ...(this.limits === undefined ? {} : { limits: this.limits }),
       ...(this.heldBack === 0 ? {} : { heldBack: this.heldBack }),
       drops: dropsByName(this.drops),
+    };
+  }
+
+  /** Packets of shortcuts (shortcuts.ts) were not seen here; the device counted them. */
+  #traffic(): ShortcutCounters {
+    const passed = hasShortcuts(this.device) ? this.device.shortcutCounters : undefined;
+    return {
+      received: this.received + (passed?.received ?? 0),
+      transmitted: this.transmitted + (passed?.transmitted ?? 0),
+      receivedBytes: this.receivedBytes + (passed?.receivedBytes ?? 0),
+      transmittedBytes: this.transmittedBytes + (passed?.transmittedBytes ?? 0),
     };
   }
 

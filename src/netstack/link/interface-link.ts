@@ -8,9 +8,15 @@
  * a copy costs more than a call, go directly, behind whatever is queued. What the kernel has no room for stays in the
  * queue; when that is full, `transmit` returns false, and `writable` follows when the queue has been taken.
  */
-import { type InterfaceDevice, TapError } from 'tap-tun';
+import { type InterfaceDevice, type ShortcutTerms, TapError } from 'tap-tun';
 import { CodedError } from '../../common/index.ts';
-import type { LinkDevice, LinkOffload, LinkReceiver } from './link-device.ts';
+import type {
+  LinkDevice,
+  LinkOffload,
+  LinkReceiver,
+  ShortcutCounters,
+  ShortcutDevice,
+} from './link-device.ts';
 import { VNET_HDR_LEN } from './link-device.ts';
 
 /** Codes are those of tap-tun: 'EPERM', 'EBUSY', 'ENOENT', 'NOT_BUILT' …; `cause` is its error. */
@@ -62,13 +68,15 @@ export interface InterfaceLinkOptions<D extends InterfaceDevice> {
   readonly onGone?: ((error: TapLinkError) => void) | undefined;
 }
 
-export class InterfaceLink<D extends InterfaceDevice = InterfaceDevice> implements LinkDevice {
+export class InterfaceLink<D extends InterfaceDevice = InterfaceDevice> implements ShortcutDevice {
   /** The interface itself: index, MAC, MTU, queue length, up and down. */
   readonly device: D;
   readonly name: string;
   readonly mtu: number;
   readonly offload: LinkOffload;
 
+  /** What others may pass to this link without looking at it. */
+  readonly #terms: ShortcutTerms;
   readonly #onGone: ((error: TapLinkError) => void) | undefined;
   readonly #queue = new Uint8Array(QUEUE_BYTES);
   /** Offset and length of each queued packet. */
@@ -96,6 +104,8 @@ export class InterfaceLink<D extends InterfaceDevice = InterfaceDevice> implemen
     this.#onGone = options.onGone;
     const maxPacket = large ? MAX_PACKET_BYTES : VNET_HDR_LEN + ETHERNET_HEADER_BYTES + TAG_BYTES + mtu;
     this.offload = { checksum, tcp4Segmentation, tcp6Segmentation, maxPacket };
+    const longest = mtu + ETHERNET_HEADER_BYTES + TAG_BYTES;
+    this.#terms = { longest, checksum, tso4: tcp4Segmentation, tso6: tcp6Segmentation };
     this.device.onWritable = () => this.#room();
     this.device.onError = (error) => this.#lost(error);
   }
@@ -160,6 +170,26 @@ export class InterfaceLink<D extends InterfaceDevice = InterfaceDevice> implemen
     // Multiples of 8, as the addon reads them.
     this.#used = (used + length + 7) & ~7;
     return true;
+  }
+
+  /** False also for links of other kinds. */
+  addShortcut(to: LinkDevice, buffer: Uint8Array, offset: number, length: number): boolean {
+    if (!(to instanceof InterfaceLink) || this.#gone || to.#gone) return false;
+    return this.device.addShortcut(to.device, buffer, offset, length, to.#terms);
+  }
+
+  forgetShortcuts(): void {
+    this.device.forgetShortcuts();
+  }
+
+  get shortcutCounters(): ShortcutCounters {
+    const { rxShortcut, rxShortcutBytes, txShortcut, txShortcutBytes } = this.device.counters();
+    return {
+      received: rxShortcut,
+      receivedBytes: rxShortcutBytes - VNET_HDR_LEN * rxShortcut,
+      transmitted: txShortcut,
+      transmittedBytes: txShortcutBytes - VNET_HDR_LEN * txShortcut,
+    };
   }
 
   flush(): void {

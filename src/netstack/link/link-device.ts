@@ -46,3 +46,30 @@ export interface LinkDevice {
   flush(): void;
   close(): void;
 }
+
+/** Packets that came in, or left, by shortcuts; bytes of their frames. */
+export interface ShortcutCounters {
+  readonly received: number;
+  readonly receivedBytes: number;
+  readonly transmitted: number;
+  readonly transmittedBytes: number;
+}
+
+/**
+ * A device that can pass packets on by itself. It repeats what was decided for a packet, and decides nothing: whoever makes
+ * shortcuts forgets them before anything changes that the decision rested on.
+ */
+export interface ShortcutDevice extends LinkDevice {
+  /**
+   * Packets like this one may go to `to` from now on, unchanged, and without being received. Alike are packets with the same
+   * Ethernet header and IP destination; those that `to` does not take as they are are received as ever, and so is a packet
+   * behind others that are. False: there can be no shortcut.
+   */
+  addShortcut(to: LinkDevice, buffer: Uint8Array, offset: number, length: number): boolean;
+  forgetShortcuts(): void;
+  readonly shortcutCounters: ShortcutCounters;
+}
+
+export function hasShortcuts(device: LinkDevice): device is ShortcutDevice {
+  return 'addShortcut' in device;
+}
