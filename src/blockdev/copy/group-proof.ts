@@ -45,7 +45,7 @@ const IDLE_MS = 200;
 /** Leaves that were reflected onto, before the background proves them anew. */
 const MANY_TOUCHED = 1024;
 /** A cut that does not wait for a proof compares at most so much while writes stand still. */
-const BOUNDED_REST = 16 * 1024 * 1024;
+const BOUNDED_REST = 4 * 1024 * 1024;
 /** Leaves left to compare while writes stand still, before a cut stops proving beforehand. */
 const FEW_LEAVES = 4;
 

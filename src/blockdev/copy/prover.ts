@@ -21,9 +21,9 @@ import type { ProofTree } from './proof-tree.ts';
 import type { Tagger } from './tagger.ts';
 
 /** Leaves hashed at once. */
-const BATCH = 16;
+const BATCH = 8;
 /** How far ahead holes are looked for, bytes; then 16 times as far, and so on. */
-const REACH = BATCH * LEAF;
+const REACH = 16 * LEAF;
 /** Passes in a row that found a leaf different, before it is looked into. */
 const SUSPICIOUS = 3;
 export interface ProverOptions {
