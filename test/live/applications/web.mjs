@@ -34,6 +34,7 @@ await fastify.listen({ port: port + 1, host: '0.0.0.0' });
 net
   .createServer({ allowHalfOpen: true }, (socket) => {
     let text = '';
+    socket.on('error', () => {}); // a peer that resets is the peer's affair
     socket.on('data', (chunk) => {
       text += chunk;
     });
