@@ -188,7 +188,7 @@ function fio(at: string, seed: number): Promise<string> {
     'fio',
     ...['--name=load', `--directory=${at}`, '--ioengine=psync', '--rw=randwrite', '--bsrange=4k-32k'],
     ...['--size=4M', '--fsync=4', '--verify=crc32c', '--verify_fatal=1', '--do_verify=1'],
-    ...[`--randseed=${seed}`, '--allrandrepeat=1', '--invalidate=1'],
+    ...[`--randseed=${seed}`, '--allrandrepeat=1', '--invalidate=1', '--verify_state_save=0'],
   );
 }
 

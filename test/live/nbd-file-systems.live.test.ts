@@ -71,6 +71,7 @@ for (const { name, sizeMib, make, check } of FILE_SYSTEMS) {
                 'fio',
                 ...[`--name=job${index}`, `--directory=${at}`, '--ioengine=psync', ...job],
                 ...[`--size=${SOAK ? 48 : 12}M`, '--randrepeat=0', '--verify=crc32c', '--verify_fatal=1'],
+                '--verify_state_save=0',
                 ...['--do_verify=1', '--unlink=1', `--loops=${SOAK ? 20 : 1}`],
               );
               assert.match(output, /err= 0/);
