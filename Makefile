@@ -39,6 +39,7 @@ lint: node_modules/.changeover-installed ## format, lint and types
 
 docs: node_modules/.changeover-installed ## the generated pages of docs/
 	@$(TSX) tools/configuration-reference.ts
+	@$(TSX) tools/points-reference.ts
 
 clean:
 	rm -rf node_modules tap-tun/build block-io/build

@@ -8,6 +8,8 @@ export interface BootOptions {
   readonly description: BootDescription;
   /** End as soon as standard input does. */
   readonly lifeline: boolean;
+  /** Named points may be armed: for testing recovery. */
+  readonly testPoints: boolean;
 }
 
 const USAGE =
@@ -23,6 +25,7 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
       options: {
         boot: { type: 'string' },
         lifeline: { type: 'boolean' },
+        'test-points': { type: 'boolean' },
         partition: { type: 'string' },
         block: { type: 'string' },
         agent: { type: 'string' },
@@ -39,7 +42,9 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
     throw usage(messageOf(error));
   }
   const lifeline = values['lifeline'] === true;
-  if (typeof values['boot'] === 'string') return { description: readDescription(values['boot']), lifeline };
+  const testPoints = values['test-points'] === true;
+  if (typeof values['boot'] === 'string')
+    return { description: readDescription(values['boot']), lifeline, testPoints };
   const need = (name: string): string => {
     const value = values[name];
     if (typeof value !== 'string') throw usage(`--${name} is missing`);
@@ -48,6 +53,7 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
   const partition = need('partition');
   return {
     lifeline,
+    testPoints,
     description: {
       partition,
       hostname: typeof values['hostname'] === 'string' ? values['hostname'] : partition,

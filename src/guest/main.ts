@@ -4,7 +4,7 @@ import { flushCompileCache } from 'node:module';
 // What the process took before this line counts as boot, too.
 const startedMs = 0;
 
-const { sentenceOf } = await import('../common/index.ts');
+const { armPoints, sentenceOf } = await import('../common/index.ts');
 const { parseBootOptions } = await import('./boot-options.ts');
 
 const FLUSH_MS = 500;
@@ -13,7 +13,8 @@ const FLUSH_MS = 500;
 const exit = process.exit.bind(process);
 
 try {
-  const { description, lifeline } = parseBootOptions(process.argv.slice(2));
+  const { description, lifeline, testPoints } = parseBootOptions(process.argv.slice(2));
+  armPoints(testPoints, process.env);
   if (lifeline) {
     process.stdin.on('end', () => exit(0)).on('error', () => exit(0));
     process.stdin.resume();

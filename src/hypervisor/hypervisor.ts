@@ -8,7 +8,7 @@ import type { Device } from '../blockdev/index.ts';
 import { NbdClient } from '../blockdev/index.ts';
 import type { Channel } from '../channel/index.ts';
 import type { Log } from '../common/index.ts';
-import { CodedError, silentLog } from '../common/index.ts';
+import { CodedError, reach, silentLog } from '../common/index.ts';
 import type { ControlProgram } from './control-program/index.ts';
 import type { InjectedFile } from './disk-files.ts';
 import { extractFile, injectFiles } from './disk-files.ts';
@@ -42,6 +42,8 @@ export interface HypervisorOptions {
   readonly log?: Log;
   /** Guests end as soon as this process does. Default false: they go on, and are adopted again. */
   readonly lifeline?: boolean;
+  /** A running guest whose agent does not answer for so long is killed, ms. Default: nobody looks. */
+  readonly answerMs?: number;
   /**
    * Compiled modules of guests, kept from boot to boot; nobody else may write there. Default: node_modules/.cache of the
    * product where that is ours to write, else a folder of the run directory.
@@ -93,6 +95,7 @@ export class Hypervisor implements HypervisorSurface {
   readonly #disks: DisksClient;
   readonly #log: Log;
   readonly #lifeline: boolean;
+  readonly #answerMs: number | undefined;
   readonly #cacheDirectory: string;
   readonly #kinds: Readonly<Record<PartitionConfig['kind'], GuestKind>>;
   readonly #partitions = new Map<string, Partition>();
@@ -104,6 +107,7 @@ export class Hypervisor implements HypervisorSurface {
     this.#disks = options.disks;
     this.#log = options.log ?? silentLog;
     this.#lifeline = options.lifeline ?? false;
+    this.#answerMs = options.answerMs;
     this.#kinds = options.kinds ?? { process: new ProcessKind() };
     for (const directory of this.paths.directories) mkdirSync(directory, { recursive: true, mode: 0o700 });
     this.#cacheDirectory = options.cacheDirectory ?? productCache() ?? this.paths.cache;
@@ -118,7 +122,7 @@ export class Hypervisor implements HypervisorSurface {
         remedy: 'give every partition an id of its own',
       });
     }
-    const partition = new Partition(config, this.#kinds[config.kind], this.#log);
+    const partition = new Partition(config, this.#kinds[config.kind], this.#log, this.#answerMs);
     partition.lifecycle.onChange((state, reason) => {
       const change = { id: config.id, state, ...(reason === undefined ? {} : { reason }) };
       for (const listener of this.#listeners) listener(change);
@@ -133,15 +137,21 @@ export class Hypervisor implements HypervisorSurface {
 
   async startPartition(id: string, options: StartOptions): Promise<PartitionStatus> {
     const partition = this.#partition(id);
+    reach('partition.before-disks');
     await this.#attachDisks(partition, options.applicationDisk);
+    reach('partition.before-port');
     const portSocket = await this.#attachPort(partition, options);
+    reach('partition.before-spawn');
     await partition.start({ ...this.#spec(partition, portSocket), addresses: options.addresses }, options);
+    reach('partition.running');
     return partition.status();
   }
 
   async stopPartition(id: string, options: { timeoutMs?: number } = {}): Promise<PartitionStatus> {
     const partition = this.#partition(id);
+    reach('partition.before-stop');
     await partition.stop(options.timeoutMs);
+    reach('partition.stopped');
     await this.#disks.execute('serve-stop', { socket: this.paths.nbd(id) });
     return partition.status();
   }

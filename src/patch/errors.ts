@@ -21,6 +21,7 @@ export const PATCH_ERRORS = [
   'bad-combination',
   'rehearsal-differs',
   'cancelled',
+  'journal-newer',
 ] as const;
 export type PatchErrorCode = (typeof PATCH_ERRORS)[number];
 

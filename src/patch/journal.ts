@@ -2,6 +2,34 @@
  * The journal of a run: what was about to be done, what was done, and with what facts. An entry is written before the
  * thing it announces is begun; after a crash the run is resumed or undone from the journal alone.
  */
+import { PatchError } from './errors.ts';
+import { FINAL_PHASES } from './run/phase.ts';
+
+/** Stands in every `run-begun` entry: what its steps, their undoing and the facts of its entries mean. 1: before there was one. */
+export const JOURNAL_VERSION = 2;
+
+/**
+ * What a newer program began and did not end is not undone by guessing: throws PatchError `journal-newer`. To be called before
+ * anything is touched.
+ */
+export function refuseNewerRuns(journal: Journal): void {
+  for (const id of journal.runs()) {
+    const entries = journal.read(id);
+    const version = entries.find((e) => e.kind === 'run-begun')?.facts?.['version'];
+    const found = typeof version === 'number' ? version : 1;
+    const last = entries.findLast((e) => e.kind === 'phase')?.name;
+    if (found <= JOURNAL_VERSION || FINAL_PHASES.some((phase) => phase === last)) continue;
+    throw new PatchError(
+      'journal-newer',
+      `run ${id} was begun by a newer program: its journal has version ${found}, this program knows versions up to ${JOURNAL_VERSION}`,
+      {
+        remedy: 'start the newer program and end the run with it: changeover commit, rollback or cancel',
+        values: { run: id, found, known: JOURNAL_VERSION },
+      },
+    );
+  }
+}
+
 export const JOURNAL_KINDS = [
   'run-begun',
   'step-begun',

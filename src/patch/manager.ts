@@ -5,10 +5,11 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { sentenceOf } from '../common/index.ts';
+import { reach, sentenceOf } from '../common/index.ts';
 import { diskId } from '../hypervisor/index.ts';
 import { PatchError } from './errors.ts';
 import { EvidenceRecorder } from './evidence/index.ts';
+import type { JournalEntry } from './journal.ts';
 import type { RegisteredPatch } from './patch-table.ts';
 import { findPatch, flagPatch } from './patch-table.ts';
 import type { ServiceSpec } from './policy.ts';
@@ -39,6 +40,9 @@ export interface RunRequest {
   /** Run although no patch is flagged: a restart on fresh copies. */
   readonly withoutPatches?: boolean;
 }
+
+/** Name of the journal's entries that say that a starting control process took a run up. */
+const RESUMED = 'resumed';
 
 export type PatchEvent =
   | { readonly kind: 'run'; readonly report: RunReport }
@@ -217,7 +221,8 @@ export class PatchManager {
     const done: string[] = [];
     for (const id of this.#env.journal.runs()) {
       const entries = this.#env.journal.read(id);
-      const record = entries.find((e) => e.kind === 'run-begun')?.facts?.['record'] as RunRecord | undefined;
+      const begun = entries.find((e) => e.kind === 'run-begun')?.facts;
+      const record = begun?.['record'] as RunRecord | undefined;
       if (record === undefined) continue;
       const last = (entries.findLast((e) => e.kind === 'phase')?.name ?? 'preparing') as RunPhase;
       const run = new Run(this.#env, record, (report, step) => this.#publish(report, step));
@@ -226,9 +231,35 @@ export class PatchManager {
         run.restore(last);
         continue;
       }
-      done.push(await run.recover(last));
+      done.push(await this.#resume(run, last, entries));
     }
     return done;
+  }
+
+  /** What fails time and again is left as it is, for people: a run must not keep the control process from starting. */
+  async #resume(run: Run, last: RunPhase, entries: readonly JournalEntry[]): Promise<string> {
+    const env = this.#env;
+    const { id } = run.record;
+    const phaseAt = entries.findLastIndex((e) => e.kind === 'phase');
+    const tries = entries.slice(phaseAt + 1).filter((e) => e.kind === 'state' && e.name === RESUMED).length;
+    if (tries >= env.limits.resumes) {
+      run.restore(last);
+      const sentence = `run ${id} could not be taken up ${tries} times, it stays ${last}: see its timeline, then cancel it or roll it back`;
+      env.alarm(sentence);
+      return sentence;
+    }
+    try {
+      reach('recover.before-persist');
+      env.journal.append({ runId: id, kind: 'state', name: RESUMED, atMs: this.#nowMs() });
+      reach('recover.persisted');
+      const sentence = await run.recover(last);
+      reach('recover.done');
+      return sentence;
+    } catch (error) {
+      const sentence = `run ${id}, which was ${last}, could not be taken up: ${sentenceOf(error)}`;
+      env.alarm(sentence);
+      return sentence;
+    }
   }
 
   #service(name: string | undefined): ServiceSpec {

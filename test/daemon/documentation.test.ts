@@ -8,6 +8,8 @@ import { buildProgram, everyCommand } from '../../src/cli/program.ts';
 import type { DaemonSurface } from '../../src/daemon/control/index.ts';
 import { daemonRoutes } from '../../src/daemon/control/index.ts';
 import { configurationReference } from '../../tools/configuration-reference.ts';
+import { pointGroups, pointsReference } from '../../tools/points-reference.ts';
+import { ALL_CASES } from '../live/support/trial-cases.ts';
 import { within } from '../support/index.ts';
 
 const documentation = suite('documentation');
@@ -21,6 +23,21 @@ documentation(
       configurationReference(),
       'run node tools/configuration-reference.ts',
     );
+  }),
+);
+
+documentation(
+  'docs/points.md is generated from the source and names more than 40 points, each once',
+  within(() => {
+    assert.is(page('points.md'), pointsReference(), 'run node tools/points-reference.ts');
+    for (const { title, names } of pointGroups()) {
+      assert.ok(names.length >= 8, `${title}: ${names.length}`);
+      assert.is(new Set(names).size, names.length, title);
+    }
+    const known = new Set(
+      pointGroups().flatMap(({ names }) => names.map((n) => n.replace(/^rollback\./, 'step.'))),
+    );
+    for (const { point } of ALL_CASES) assert.ok(known.has(point.replace(/^rollback\./, 'step.')), point);
   }),
 );
 

@@ -12,6 +12,7 @@ export interface Configuration {
   readonly services: readonly ServiceConfiguration[];
   readonly partitions: readonly PartitionConfiguration[];
   readonly patching: PatchingConfiguration;
+  readonly supervision: SupervisionConfiguration;
 }
 
 export interface NetworkConfiguration {
@@ -121,6 +122,19 @@ export interface NetworkDeviceConfiguration {
 
 export type ConfiguredStrategy = 'auto' | 'overlap' | 'hold' | 'drain';
 export type ConfiguredProcedure = 'auto' | 'H6' | 'H7' | 'H8';
+
+/** When something that ended, or does not answer, is started again, and when no more. */
+export interface SupervisionConfiguration {
+  /** A process or partition that does not answer for so long counts as dead: it is killed. */
+  readonly answerMs: number;
+  /** It is started again so many times within `withinMs`; then people are told. */
+  readonly restarts: number;
+  readonly withinMs: number;
+  /** Rollbacks in a row that may fail before no further one is begun by itself. */
+  readonly rollbacks: number;
+  /** Starts of the control process that may fail to take up the same run. */
+  readonly resumes: number;
+}
 
 export interface PatchingConfiguration {
   readonly sources: readonly PatchSourceConfiguration[];

@@ -91,6 +91,7 @@ function resolved(value: Configuration, file: string): Configuration {
           ? 'none'
           : { clamd: absolute(value.patching.malwareScanner.clamd) },
     },
+    supervision: value.supervision,
   };
 }
 

@@ -442,6 +442,24 @@ const patching = object(
   {},
 );
 
+const supervision = object(
+  'When something that ended, or does not answer, is started again, and when it is left to people.',
+  [],
+  {
+    answerMs: integer(
+      'A mux or block process, or a running partition, that does not answer for so long is killed.',
+      500,
+      600_000,
+      10_000,
+    ),
+    restarts: integer('It is started again so many times within `withinMs`, then no more.', 1, 1_000_000, 5),
+    withinMs: integer('See `restarts`.', 1000, 86_400_000, 60_000),
+    rollbacks: integer('Rollbacks begun by the watch of the probation that may fail.', 1, 1000, 3),
+    resumes: integer('Starts of the control process that may fail to take up the same run.', 1, 1000, 3),
+  },
+  {},
+);
+
 export const CONFIGURATION_SCHEMA: ConfigurationSchema = object(
   'The configuration file.',
   ['network', 'services', 'partitions'],
@@ -465,5 +483,6 @@ export const CONFIGURATION_SCHEMA: ConfigurationSchema = object(
     services: list('Services.', service, 1),
     partitions: list('The resource table.', partition, 1),
     patching,
+    supervision,
   },
 );

@@ -11,10 +11,10 @@ import { readFileSync } from 'node:fs';
 import { cp, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../../common/index.ts';
-import { messageOf, systemClock } from '../../common/index.ts';
+import { messageOf, setPointTargets, systemClock } from '../../common/index.ts';
 import type { HypervisorSurface, RunPaths } from '../../hypervisor/index.ts';
 import { Hypervisor, runPaths } from '../../hypervisor/index.ts';
-import { PatchManager } from '../../patch/index.ts';
+import { PatchManager, refuseNewerRuns } from '../../patch/index.ts';
 import { ApiError, ApiServer, EventHub } from '../api/index.ts';
 import type { Configuration, ServiceConfiguration } from '../configuration/index.ts';
 import { KeptProcess } from '../processes/kept-process.ts';
@@ -85,6 +85,8 @@ export class Daemon implements DaemonSurface {
   probe!: Probe;
   readonly captures = new Captures(this);
   #stopping: Promise<void> | undefined;
+  /** Processes of an earlier daemon still run. */
+  #survivors = false;
 
   private constructor(configuration: Configuration, options: DaemonOptions) {
     this.configuration = configuration;
@@ -111,7 +113,8 @@ export class Daemon implements DaemonSurface {
       await daemon.#bringUp();
       return daemon;
     } catch (error) {
-      await daemon.stop(false);
+      // What an earlier daemon left running serves on: this one has only failed to take it over.
+      await daemon.stop(daemon.#survivors);
       throw error;
     }
   }
@@ -213,6 +216,12 @@ export class Daemon implements DaemonSurface {
     this.events.publish('complaint', { sentence });
   }
 
+  /** Nothing goes on by itself with what this says: somebody has to look. */
+  alarm(sentence: string): void {
+    this.complain(`ALARM: ${sentence}`);
+    this.events.publish('alarm', { sentence });
+  }
+
   async #bringUp(): Promise<void> {
     const { configuration: c, log, paths } = this;
     const up = (what: string, undo: Undo['do']) => this.#undo.push({ what, do: undo });
@@ -225,14 +234,17 @@ export class Daemon implements DaemonSurface {
     });
     for (const directory of paths.directories) await mkdir(directory, { recursive: true, mode: 0o700 });
 
+    this.#survivors = await anyAlive(this.#sockets());
     const database = openState(c.stateDirectory);
     up('the state store', () => database.close());
     const journal = new SqliteJournal(database);
+    refuseNewerRuns(journal);
     const patches = new SqlitePatchTable(database, c.stateDirectory);
     this.documents = new SqliteDocumentStore(database);
     const configured = Object.fromEntries(c.services.map((s) => [s.name, s.active]));
     this.roles = new SqliteRoleStore(database, configured);
 
+    setPointTargets((target) => this.#pidOf(target));
     await this.#bringUpProcesses(up);
 
     this.probe = await startProbe(this);
@@ -244,6 +256,7 @@ export class Daemon implements DaemonSurface {
       disks: this.disks,
       log: log.with({ part: 'hypervisor' }),
       lifeline: this.lifeline,
+      answerMs: c.supervision.answerMs,
     });
     this.hypervisor = hypervisor;
     up('the hypervisor', () => hypervisor.close());
@@ -270,6 +283,8 @@ export class Daemon implements DaemonSurface {
         log: log.with({ part: 'patch' }),
         stateDirectory: c.stateDirectory,
         patchScript: readPatchScript(),
+        limits: { rollbacks: c.supervision.rollbacks, resumes: c.supervision.resumes },
+        alarm: (sentence) => this.alarm(sentence),
       },
       sourceSpecs(c),
     );
@@ -293,15 +308,26 @@ export class Daemon implements DaemonSurface {
     log.info('the daemon is up', { runDirectory: c.runDirectory, pid: process.pid });
   }
 
+  /** For named points: `mux`, `block`, or a partition's id. */
+  #pidOf(target: string): number | undefined {
+    if (target === 'mux') return this.mux.status().pid;
+    if (target === 'block') return this.disks.status().pid;
+    const pid = Number.parseInt(readFileSync(`${this.paths.agent(target)}.pid`, 'utf8'), 10);
+    return Number.isInteger(pid) ? pid : undefined;
+  }
+
+  #sockets(): string[] {
+    const { configuration, paths } = this;
+    return [paths.mux, paths.block, ...configuration.partitions.map(({ id }) => paths.agent(id))];
+  }
+
   async #bringUpProcesses(up: (what: string, undo: Undo['do']) => void): Promise<void> {
-    const { configuration: c, log, paths } = this;
+    const { configuration: c, log } = this;
     const network = new HostNetwork(c.network.uplinks, c.runDirectory, log);
-    const leftOver = await anyAlive([
-      paths.mux,
-      paths.block,
-      ...c.partitions.map((partition) => paths.agent(partition.id)),
-    ]);
+    const leftOver = this.#survivors;
     network.rememberOwn();
+    // With a lifeline everything ends with this process, however that ends: nothing must stay.
+    if (!this.lifeline) await network.create();
     up('the interfaces', (keepRunning) => (keepRunning ? undefined : network.removeOwn()));
 
     this.disks = keptDisks(this, leftOver);

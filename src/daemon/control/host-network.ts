@@ -9,11 +9,17 @@ import type { UplinkConfiguration } from '../configuration/index.ts';
 
 const run = promisify(execFile);
 
+/** ARP requests and neighbour solicitations, one a second, before a destination counts as unreachable. */
+const SOLICITATIONS = 15;
+
 /** Codes: `host-network`. */
 export class HostNetworkError extends CodedError {}
 
+/** In the network namespace of this process, which /sys may not show. */
 export function interfaceExists(name: string): boolean {
-  return existsSync(join('/sys/class/net', name));
+  return readFileSync('/proc/self/net/dev', 'utf8')
+    .split('\n')
+    .some((line) => line.trimStart().startsWith(`${name}:`));
 }
 
 async function ip(...args: string[]): Promise<void> {
@@ -48,6 +54,28 @@ export class HostNetwork {
     writeFileSync(this.#file, JSON.stringify(own), { mode: 0o600 });
   }
 
+  /**
+   * Interfaces of ours are made so that they stay when the mux process ends: a mux that was killed takes over the same
+   * interface, with its addresses, and who sends meanwhile loses packets and gets no error. Throws HostNetworkError.
+   */
+  async create(): Promise<void> {
+    for (const { name, kind } of this.#uplinks) {
+      if (kind !== 'tap' || interfaceExists(name)) continue;
+      await ip('tuntap', 'add', 'dev', name, 'mode', 'tap');
+    }
+  }
+
+  /** Who sends from this host gets no error while a mux process is started again; the default is three requests, 3 s. */
+  #askLonger(name: string): void {
+    for (const family of ['ipv4', 'ipv6']) {
+      try {
+        writeFileSync(`/proc/sys/net/${family}/neigh/${name}/mcast_solicit`, String(SOLICITATIONS));
+      } catch (error) {
+        this.#log.debug(`${family} requests of ${name} stay at the default`, { reason: messageOf(error) });
+      }
+    }
+  }
+
   /** Sets addresses and brings interfaces up, where the configuration gives the host an address. Throws HostNetworkError. */
   async configure(): Promise<void> {
     for (const uplink of this.#uplinks) {
@@ -59,6 +87,7 @@ export class HostNetwork {
         await ip('-6', 'address', 'replace', hostAddress6, 'dev', uplink.name, 'nodad');
       }
       await ip('link', 'set', 'dev', uplink.name, 'mtu', String(uplink.mtu), 'up');
+      if (uplink.kind === 'tap') this.#askLonger(uplink.name);
     }
   }
 

@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { codeOf, messageOf } from '../../common/index.ts';
 import type { PartitionStatus, StartOptions } from '../../hypervisor/index.ts';
+import type { RunPhase } from '../../patch/index.ts';
 import { addressPairs, FINAL_PHASES } from '../../patch/index.ts';
 import { ApiError } from '../api/index.ts';
 import type { PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
@@ -10,16 +11,18 @@ import { bareAddress, serviceAddresses, servicePort } from './mapping.ts';
 import type { PartitionRole, PartitionView } from './views.ts';
 
 const START_LIMIT_MS = 30_000;
-const RESTART_BACK_OFF_MS = [200, 1000, 5000, 30_000] as const;
-/** An active partition that ran so long starts the back-off from its beginning. */
-const HEALTHY_AFTER_MS = 60_000;
+const RESTART_BACK_OFF_MS = [200, 500, 1000, 2000, 5000] as const;
+/** While a run moves the service, its partitions are the run's: asked again after so long. */
+const BUSY_MS = 200;
+const MOVING: readonly RunPhase[] = ['cutting', 'undoing', 'rolling-back'];
 /** Status is shown without it when the mux is being restarted. */
 const PORTS_LIMIT_MS = 2_000;
 const MAX_CONSOLE_BYTES = 1024 * 1024;
 
 export class Partitions {
   readonly #daemon: Daemon;
-  readonly #crashes = new Map<string, { count: number; atMs: number; timer?: NodeJS.Timeout }>();
+  /** When an active partition was started again, within the window of the limit. */
+  readonly #crashes = new Map<string, { restartedMs: number[]; timer?: NodeJS.Timeout }>();
   readonly #off: () => void;
   #closing = false;
 
@@ -81,6 +84,15 @@ export class Partitions {
       timeoutMs: START_LIMIT_MS,
     });
     const port = servicePort(this.configured(id));
+    const active = this.#daemon.roles.active(service.name);
+    if (active !== id) {
+      // A run moved the service meanwhile: two must not have its address.
+      await hypervisor.stopPartition(id);
+      throw new ApiError(
+        'serving',
+        `partition ${active} serves ${service.name} now, ${id} was stopped again`,
+      );
+    }
     if (port !== undefined) {
       for (const address of serviceAddresses(service).map(bareAddress)) {
         await mux.execute('path-set', { address, port });
@@ -238,19 +250,40 @@ export class Partitions {
     if (service !== undefined) this.#restartSoon(service, change.id);
   }
 
-  #restartSoon(service: ServiceConfiguration, id: string): void {
-    const before = this.#crashes.get(id);
-    const recent = before !== undefined && performance.now() - before.atMs < HEALTHY_AFTER_MS;
-    const count = recent ? before.count : 0;
-    clearTimeout(before?.timer);
-    const delayMs = RESTART_BACK_OFF_MS[Math.min(count, RESTART_BACK_OFF_MS.length - 1)] ?? 0;
-    const timer = setTimeout(() => {
+  /** Until it runs, or the limit is reached; a start by hand begins anew. */
+  #restartSoon(service: ServiceConfiguration, id: string, delayMs?: number): void {
+    const { supervision } = this.#daemon.configuration;
+    const known = this.#crashes.get(id) ?? { restartedMs: [] };
+    this.#crashes.set(id, known);
+    clearTimeout(known.timer);
+    const nowMs = performance.now();
+    known.restartedMs = known.restartedMs.filter((ms) => nowMs - ms < supervision.withinMs);
+    const count = known.restartedMs.length;
+    if (count >= supervision.restarts) {
+      this.#daemon.alarm(
+        `partition ${id} ended ${count + 1} times within ${supervision.withinMs / 1000} s and is not started again: ${service.name} is not served; mend it, then: changeover partition start ${id}`,
+      );
+      known.restartedMs = [];
+      return;
+    }
+    const backOffMs = RESTART_BACK_OFF_MS[Math.min(count, RESTART_BACK_OFF_MS.length - 1)] ?? 0;
+    known.timer = setTimeout(() => {
       if (this.#closing || this.#daemon.roles.active(service.name) !== id) return;
+      if (this.#isMoving(service.name)) {
+        this.#restartSoon(service, id, BUSY_MS);
+        return;
+      }
+      known.restartedMs.push(performance.now());
       this.serve(service, id).catch((error: unknown) => {
         this.#daemon.log.error(`partition ${id} could not be started again`, { reason: messageOf(error) });
-        if (!this.#closing) this.#restartSoon(service, id);
+        if (!this.#closing && this.#daemon.roles.active(service.name) === id) this.#restartSoon(service, id);
       });
-    }, delayMs);
-    this.#crashes.set(id, { count: count + 1, atMs: performance.now(), timer });
+    }, delayMs ?? backOffMs);
+  }
+
+  #isMoving(service: string): boolean {
+    return this.#daemon.manager
+      .reports()
+      .some((run) => run.service === service && MOVING.includes(run.phase));
   }
 }

@@ -3,22 +3,26 @@
  * ready when the control socket answers. SIGTERM, the command `shutdown`, or with `--lifeline` the end of standard input:
  * answers what is in flight, makes logs durable, flushes and closes disks, exits 0.
  */
+import { flushCompileCache } from 'node:module';
 import { parseArgs } from 'node:util';
-import { ChannelError, ChannelServer } from '../../channel/index.ts';
-import { jsonLog, sentenceOf } from '../../common/index.ts';
+import { ChannelError, ChannelServer, withPoints } from '../../channel/index.ts';
+import { armPoints, jsonLog, sentenceOf } from '../../common/index.ts';
 import type { DiskCommands, DiskEvents } from '../../hypervisor/index.ts';
 import { DiskService } from '../../hypervisor/index.ts';
 
 const CLOSE_LIMIT_MS = 10_000;
+const FLUSH_MS = 500;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       socket: { type: 'string' },
       control: { type: 'string' },
+      'test-points': { type: 'boolean' },
       lifeline: { type: 'boolean', default: false },
     },
   });
+  armPoints(values['test-points'] === true, process.env);
   const socket = values.socket ?? values.control;
   if (socket === undefined)
     throw new ChannelError('usage', 'the block process needs a control socket', {
@@ -51,7 +55,7 @@ async function main(): Promise<void> {
     onShutdown: () => end('shutdown'),
   });
   const server: ChannelServer<DiskCommands, DiskEvents> = new ChannelServer<DiskCommands, DiskEvents>(
-    service.handlers(),
+    withPoints('block', service.handlers()),
   );
 
   process.on('SIGTERM', () => end('SIGTERM'));
@@ -63,6 +67,8 @@ async function main(): Promise<void> {
   }
   await server.listen(socket);
   log.info('listening', { socket });
+  // For the next start, which may come after a kill.
+  setTimeout(flushCompileCache, FLUSH_MS).unref();
 }
 
 main().catch((error) => {

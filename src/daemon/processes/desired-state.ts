@@ -1,8 +1,8 @@
 /**
  * What a mux or block process was told to be, so that a fresh one can be told again. Commands that set something up are
  * remembered under a key, later commands replace or remove them; the memory is a file in the run directory, replaced as a
- * whole, so that a restarted control process has it too. What cannot be set up again is not remembered: flows, holds and
- * change notices of the mux. Their runs fail and are undone.
+ * whole, so that a restarted control process has it too. Of a mux that is what it was told to direct, hold and steer; which
+ * flows there are, the partitions know (mux-replay.ts).
  */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 
@@ -100,7 +100,17 @@ function withAddresses(memory: Remembering, port: string, addresses: unknown): v
   if (known !== undefined) memory.put(key, 1, { name: known.name, args: { ...known.args, addresses } });
 }
 
-/** The mux: uplinks, ports with their addresses and state, paths, private paths, captures. */
+const HOLD_WIDTH: readonly unknown[] = ['flows', 'new-flows', 'all'];
+
+/** Nothing is steered any more: what is left of a switch is where the path leads. */
+function endSwitch(memory: Remembering, address: string): void {
+  const known = memory.get(`switch ${address}`);
+  if (known === undefined) return;
+  memory.delete(`switch ${address}`);
+  memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: known.args['to'] } });
+}
+
+/** The mux: uplinks, ports with their addresses and state, paths, private paths, holds, switches and their notices, captures. */
 export const rememberMux: Remember = (name, args: Arguments, memory) => {
   switch (name) {
     case 'uplink-add':
@@ -115,8 +125,11 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       memory.delete(`state ${String(port)}`);
       memory.delete(`uplink ${String(port)}`);
       for (const { key, command } of memory.entries()) {
+        const { from, to } = command.args;
         if ((command.name === 'path-set' || command.name === 'private-path') && command.args['port'] === port)
           memory.delete(key);
+        if (command.name === 'switch' && to === port) memory.delete(key);
+        if (command.name === 'switch' && from === port) endSwitch(memory, String(command.args['address']));
       }
       break;
     }
@@ -140,6 +153,7 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       withAddresses(memory, String(args['name']), args['addresses']);
       break;
     case 'path-set':
+      memory.delete(`switch ${String(args['address'])}`);
       memory.put(`path ${String(args['address'])}`, 3, { name, args });
       break;
     case 'private-path':
@@ -147,18 +161,40 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       else memory.put(`private ${String(args['probe'])}`, 3, { name, args });
       break;
     case 'switch': {
-      const address = String(args['address']);
-      memory.put(`path ${address}`, 3, { name: 'path-set', args: { address, port: args['to'] } });
-      for (const other of (args['also'] ?? []) as { address: string }[]) {
-        const path = { address: other.address, port: args['to'] };
-        memory.put(`path ${other.address}`, 3, { name: 'path-set', args: path });
+      const { also = [], ...first } = args as { address: string; also?: { address: string }[] } & Arguments;
+      const { from, to } = args;
+      for (const part of [first, ...also]) {
+        endSwitch(memory, part.address);
+        // The path leads where it led before; what follows leads it away, and steers.
+        memory.put(`path ${part.address}`, 3, {
+          name: 'path-set',
+          args: { address: part.address, port: from },
+        });
+        const notice = (part as { notice?: object }).notice;
+        // Whoever is told again has not seen the old partition send; it takes both addresses.
+        const again = notice === undefined ? {} : { notice: { ...notice, immediately: true } };
+        memory.put(`switch ${part.address}`, 4, { name, args: { ...part, from, to, ...again } });
       }
       const addresses = (args['addresses'] ?? {}) as Record<string, string[]>;
       for (const [port, list] of Object.entries(addresses)) withAddresses(memory, port, list);
+      memory.put(`state ${String(to)}`, 2, { name: 'port-state', args: { name: to, state: 'attached' } });
       break;
     }
+    case 'notice-cancel':
+      endSwitch(memory, String(args['address']));
+      break;
+    case 'hold-start': {
+      const key = `hold ${String(args['address'])}`;
+      const before = memory.get(key)?.args;
+      const wider = HOLD_WIDTH.indexOf(before?.['scope']) > HOLD_WIDTH.indexOf(args['scope']);
+      memory.put(key, 4, { name, args: wider ? { ...before, ...args, scope: before?.['scope'] } : args });
+      break;
+    }
+    case 'hold-release':
+      memory.delete(`hold ${String(args['address'])}`);
+      break;
     case 'capture-start':
-      memory.put(`capture ${String(args['file'])}`, 4, { name, args });
+      memory.put(`capture ${String(args['file'])}`, 5, { name, args });
       break;
     case 'capture-stop':
       for (const { key, command } of memory.entries()) {
@@ -215,6 +251,7 @@ export const rememberBlock: Remember = (name, args: Arguments, memory) => {
     case 'copy-cut': {
       const copied = String(args['copy'] ?? args['mirror']);
       cutPairs(`copy ${copied}`, args['from'], memory);
+      cutPairs(`reverse ${copied}`, args['from'], memory);
       cutPairs(`mirror ${copied}`, args['from'], memory);
       const mode = args['fence'];
       if (mode === undefined || !Array.isArray(args['from'])) break;

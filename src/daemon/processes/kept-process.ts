@@ -3,21 +3,24 @@
  * again what it was told (DesiredState), and offered to everybody else as one channel that outlives its restarts.
  *
  *   down ──start──▶ connecting ──connected, configuration replayed──▶ up ──channel closes──▶ waiting (back-off) ──▶ connecting
- *                                                                     └──stop()──▶ stopped
+ *                                                                     └──stop()──▶ stopped         └──too often──▶ gave-up
+ *
+ * One that does not answer for `answerMs`, stopped or stuck, counts as dead: it is killed, so that it can never go on later
+ * beside the one that takes its place, and started again. One that ends too often is left alone, and people are told.
  *
  * Calls made while it is not up wait for it, within their own time limit. A call whose answer was lost with the process is
- * made again once when it is one that sets something up (every command is idempotent), and fails with `closed` otherwise.
+ * made again when it is one that may be (every command is idempotent), and fails with `closed` otherwise.
  */
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { Channel, CommandMap, EventMap, ExecuteOptions } from '../../channel/index.ts';
 import { ChannelClient, ChannelError } from '../../channel/index.ts';
 import type { Log } from '../../common/index.ts';
-import { CodedError, codeOf, messageOf } from '../../common/index.ts';
-import type { DesiredState } from './desired-state.ts';
+import { arePointsArmed, CodedError, codeOf, messageOf, reach } from '../../common/index.ts';
+import type { DesiredState, RememberedCommand } from './desired-state.ts';
 
-/** Codes: `start-failed`. */
+/** Codes: `start-failed`, `gave-up`. */
 export class KeptProcessError extends CodedError {}
 
 /** Not zero: a process that is being killed may still take a connection that nobody will answer. */
@@ -25,6 +28,9 @@ const BACK_OFF_MS = [25, 100, 300, 1000, 2000, 5000] as const;
 /** A process that lived so long starts the back-off from its beginning. */
 const HEALTHY_AFTER_MS = 30_000;
 const LAST_LINES = 4;
+const ANSWER_MS = 10_000;
+/** A call is made at most so often. */
+const MAX_ATTEMPTS = 3;
 const START_LIMIT_MS = 10_000;
 const STOP_LIMIT_MS = 5_000;
 
@@ -43,18 +49,36 @@ export interface KeptProcessOptions {
   /** After a (re)start, when the configuration has been replayed. */
   readonly onUp?: (how: 'adopted' | 'started' | 'restarted') => Promise<void> | void;
   readonly onDown?: (reason: string) => void;
+  /** A command that it answers at once, by which it is seen to be alive; without one nobody looks. */
+  readonly ping?: string;
+  /** No answer for so long is the end of it, ms. Default 10 000. */
+  readonly answerMs?: number;
+  /** More restarts than `restarts` within `withinMs` are no use. Default: any number. */
+  readonly limit?: { readonly restarts: number; readonly withinMs: number };
+  readonly onGaveUp?: (reason: string) => void;
+  /** Tells a fresh process what it was told; default: one command after the other. */
+  readonly replay?: (tell: Tell, commands: readonly RememberedCommand[]) => Promise<void>;
+  /** Of compiled modules: a process that is started again is up sooner. */
+  readonly cacheDirectory?: string;
+  /** Named points are `NAME.spawn` and so on, e.g. `mux`. */
+  readonly points?: string;
 }
 
+/** One command to a process that is not up yet; never throws: what it refuses is logged, and the answer undefined. */
+export type Tell = (command: RememberedCommand) => Promise<unknown>;
+
 export interface KeptProcessStatus {
-  readonly state: 'down' | 'connecting' | 'up' | 'waiting' | 'stopped';
+  readonly state: 'down' | 'connecting' | 'up' | 'waiting' | 'stopped' | 'gave-up';
   readonly pid?: number;
   readonly restarts: number;
 }
 
+/** Also one that was killed and has threads in the kernel still: it holds its files and locks until they end. */
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+    const isZombie = /^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+    return !isZombie || readdirSync(`/proc/${pid}/task`).length > 1;
   } catch {
     return false;
   }
@@ -74,6 +98,10 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
   #failures = 0;
   #upSinceMs = 0;
   #retry: NodeJS.Timeout | undefined;
+  #pulse: NodeJS.Timeout | undefined;
+  /** When it was started again, within the window of the limit. */
+  #recentMs: number[] = [];
+  #why = '';
 
   constructor(options: KeptProcessOptions) {
     this.#options = options;
@@ -113,12 +141,14 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     for (let attempt = 1; ; attempt++) {
       const client = await this.#connected(left());
       try {
+        this.#point(`${name}.send`);
         const result = await client.execute(name, args, { timeoutMs: left() });
+        this.#point(`${name}.answered`);
         this.#options.desired.executed(name, args);
         return result;
       } catch (error) {
         const lost = codeOf(error) === 'closed' && this.#state !== 'stopped';
-        if (!lost || attempt > 1 || !REPEATABLE.has(name)) throw error;
+        if (!lost || attempt >= MAX_ATTEMPTS || !REPEATABLE.has(name)) throw error;
       }
     }
   }
@@ -144,6 +174,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     if (this.#state === 'stopped') return;
     this.#state = 'stopped';
     clearTimeout(this.#retry);
+    clearTimeout(this.#pulse);
     this.#client?.close();
     for (const wake of this.#waiters) wake();
     for (const listener of this.#closeListeners) listener(`the ${this.#options.title} was stopped`);
@@ -195,6 +226,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
       if (this.#state === 'stopped') {
         throw new ChannelError('closed', `the ${this.#options.title} was stopped`);
       }
+      if (this.#state === 'gave-up') throw new KeptProcessError('gave-up', this.#why, this.#remedy());
       if (this.#state === 'up' && this.#client !== undefined && !this.#client.closed) return this.#client;
       const leftMs = untilMs - performance.now();
       if (leftMs <= 0) {
@@ -216,10 +248,46 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
   }
 
   async #bringUp(): Promise<void> {
-    const { title, socket, log } = this.#options;
     this.#state = 'connecting';
     const adopted = await this.#adopt();
-    if (!adopted) await this.#spawn();
+    if (adopted) await this.#take(true);
+    else {
+      await this.#spawn();
+      try {
+        await this.#take(false);
+      } catch (error) {
+        // Half told, it must not be taken for one that was told everything.
+        await this.#discard();
+        throw error;
+      }
+    }
+    for (const wake of this.#waiters) wake();
+  }
+
+  async #discard(): Promise<void> {
+    const client = this.#client;
+    this.#client = undefined;
+    client?.close();
+    this.#kill();
+    await this.#gone();
+  }
+
+  /** Until the process that ran last has let go of everything. */
+  async #gone(): Promise<void> {
+    const pid = this.#pid;
+    const untilMs = performance.now() + STOP_LIMIT_MS;
+    while (pid !== undefined && isAlive(pid)) {
+      if (performance.now() > untilMs) {
+        this.#options.log.warn(`the ${this.#options.title} was killed and has not ended`, { pid });
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  /** From the first connection to the state `up`. */
+  async #take(adopted: boolean): Promise<void> {
+    const { title, socket, log } = this.#options;
     const client = this.#client;
     if (client === undefined || client.closed) {
       throw new KeptProcessError('start-failed', `the ${title} went away while it started`, {
@@ -227,12 +295,23 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
       });
     }
     if (!adopted) {
-      for (const command of this.#options.desired.commands()) {
+      const tell: Tell = async (command) => {
         try {
-          await client.execute(command.name as keyof C & string, command.args);
+          return await client.execute(command.name as keyof C & string, command.args);
         } catch (error) {
           log.error(`the ${title} could not be told again: ${command.name}`, { reason: messageOf(error) });
+          return undefined;
         }
+      };
+      this.#point('replay');
+      await (this.#options.replay ?? replayEach)(tell, this.#options.desired.commands());
+      this.#point('replayed');
+      if (client.closed) {
+        throw new KeptProcessError(
+          'start-failed',
+          `the ${title} ended while it was told again`,
+          this.#remedy(),
+        );
       }
     }
     for (const name of this.#listeners.keys()) this.#subscribe(client, name);
@@ -241,8 +320,43 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     this.#upSinceMs = performance.now();
     log.info(`the ${title} is up`, { socket, pid: this.#pid, adopted, restarts: this.#restarts });
     client.onClose((reason) => this.#lost(client, reason));
+    this.#watch(client);
     await this.#options.onUp?.(adopted ? 'adopted' : this.#restarts > 0 ? 'restarted' : 'started');
-    for (const wake of this.#waiters) wake();
+  }
+
+  #remedy(): { remedy: string } {
+    return { remedy: `see ${this.#options.logFile}` };
+  }
+
+  #point(where: string): void {
+    if (arePointsArmed() && this.#options.points !== undefined) reach(`${this.#options.points}.${where}`);
+  }
+
+  /** Asks at intervals; silence for `answerMs` is the end of it. */
+  #watch(client: ChannelClient<C, E>): void {
+    const { ping, answerMs = ANSWER_MS, title, log } = this.#options;
+    if (ping === undefined) return;
+    const look = async () => {
+      try {
+        await client.execute(ping as keyof C & string, {}, { timeoutMs: answerMs });
+      } catch (error) {
+        if (codeOf(error) !== 'timeout' || this.#client !== client || this.#state === 'stopped') return;
+        log.error(`the ${title} does not answer and is killed`, { pid: this.#pid, answerMs });
+        this.#kill();
+        return;
+      }
+      if (this.#client === client) this.#pulse = setTimeout(() => void look(), answerMs / 4).unref();
+    };
+    this.#pulse = setTimeout(() => void look(), answerMs / 4).unref();
+  }
+
+  #kill(): void {
+    if (this.#pid === undefined) return;
+    try {
+      process.kill(this.#pid, 'SIGKILL');
+    } catch (error) {
+      if (codeOf(error) !== 'ESRCH') throw error;
+    }
   }
 
   async #adopt(): Promise<boolean> {
@@ -256,17 +370,46 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     } catch {
       this.#pid = undefined;
     }
-    return true;
+    const { ping, answerMs = ANSWER_MS, title, log } = this.#options;
+    if (ping === undefined) return true;
+    try {
+      await this.#client.execute(ping as keyof C & string, {}, { timeoutMs: answerMs });
+      return true;
+    } catch (error) {
+      const pid = this.#pid;
+      log.error(`the ${title} that was found does not answer and is killed`, {
+        pid,
+        reason: messageOf(error),
+      });
+      this.#client.close();
+      this.#client = undefined;
+      this.#kill();
+      const untilMs = performance.now() + STOP_LIMIT_MS;
+      while (pid !== undefined && isAlive(pid) && performance.now() < untilMs) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      return false;
+    }
   }
 
   async #spawn(): Promise<void> {
-    const { command, logFile, lifeline, title, socket, pidFile } = this.#options;
+    const { command, logFile, lifeline, title, socket, pidFile, cacheDirectory } = this.#options;
+    if (this.#wasUp && this.#pid !== undefined) {
+      // Its channel broke: what is left of it must not hold what the next one needs.
+      this.#kill();
+      await this.#gone();
+    }
+    this.#point('spawn');
     const output = openSync(logFile, 'a', 0o600);
     const child = spawn(command[0], command.slice(1), {
       stdio: [lifeline ? 'pipe' : 'ignore', output, output],
       detached: true,
+      ...(cacheDirectory === undefined
+        ? {}
+        : { env: { ...process.env, NODE_COMPILE_CACHE: cacheDirectory } }),
     });
     closeSync(output);
+    this.#point('spawned');
     if (this.#wasUp) this.#restarts++;
     this.#child = child;
     this.#pid = child.pid;
@@ -310,6 +453,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
 
   #lost(client: ChannelClient<C, E>, reason: string): void {
     if (this.#client !== client || this.#state === 'stopped') return;
+    clearTimeout(this.#pulse);
     this.#client = undefined;
     this.#options.log.error(`the ${this.#options.title} is gone`, { reason });
     this.#options.onDown?.(reason);
@@ -317,7 +461,25 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     this.#again();
   }
 
+  #gaveUp(): boolean {
+    const { limit, title, log, onGaveUp } = this.#options;
+    if (limit === undefined) return false;
+    const nowMs = performance.now();
+    this.#recentMs = this.#recentMs.filter((ms) => nowMs - ms < limit.withinMs);
+    if (this.#recentMs.length < limit.restarts) {
+      this.#recentMs.push(nowMs);
+      return false;
+    }
+    this.#state = 'gave-up';
+    this.#why = `the ${title} ended ${limit.restarts + 1} times within ${limit.withinMs / 1000} s and is not started again`;
+    log.error(this.#why);
+    for (const wake of this.#waiters) wake();
+    onGaveUp?.(this.#why);
+    return true;
+  }
+
   #again(): void {
+    if (this.#gaveUp()) return;
     this.#state = 'waiting';
     const delayMs = BACK_OFF_MS[Math.min(this.#failures, BACK_OFF_MS.length - 1)] ?? 0;
     this.#failures++;
@@ -331,6 +493,10 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
   }
 }
 
+async function replayEach(tell: Tell, commands: readonly RememberedCommand[]): Promise<void> {
+  for (const command of commands) await tell(command);
+}
+
 /** The end of a log, in one line; empty when there is none. */
 function lastLines(logFile: string): string {
   try {
@@ -340,7 +506,7 @@ function lastLines(logFile: string): string {
   }
 }
 
-/** Commands that only set something up or read: made again when their answer was lost. */
+/** Commands that are made again when their answer was lost: done or not, the outcome is the same. */
 const REPEATABLE: ReadonlySet<string> = new Set([
   'uplink-add',
   'port-add',
@@ -351,14 +517,26 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'ports',
   'path-set',
   'private-path',
+  'hold-start',
+  'hold-release',
+  'switch',
+  'notice-cancel',
+  'flows-known',
+  'flows-moved',
   'announce',
   'flows',
   'counters',
+  'capture-start',
   'disk-add',
   'disk-remove',
   'disk-status',
   'serve',
   'serve-stop',
+  'copy-status',
+  'copy-round',
+  'copy-cut',
+  'copy-cancel',
+  'reverse-start',
   'fence',
   'hash',
 ]);

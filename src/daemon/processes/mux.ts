@@ -4,20 +4,25 @@
  * captures are completed, TAPs go with their file descriptors, and every socket is unlinked. Its log goes to standard error,
  * one JSON object per line.
  */
+import { flushCompileCache } from 'node:module';
 import { parseArgs } from 'node:util';
-import { ChannelServer } from '../../channel/index.ts';
-import { jsonLog, sentenceOf } from '../../common/index.ts';
+import { ChannelServer, withPoints } from '../../channel/index.ts';
+import { armPoints, jsonLog, sentenceOf } from '../../common/index.ts';
 import type { MuxCommands, MuxEvents } from '../../hypervisor/index.ts';
 import { MuxServer } from '../../hypervisor/index.ts';
+
+const FLUSH_MS = 500;
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       control: { type: 'string' },
+      'test-points': { type: 'boolean' },
       lifeline: { type: 'boolean' },
       verbose: { type: 'boolean' },
     },
   });
+  armPoints(values['test-points'] === true, process.env);
   if (values.control === undefined) {
     process.stderr.write('mux process: --control SOCKET is missing\n');
     process.exitCode = 2;
@@ -40,7 +45,7 @@ async function main(): Promise<void> {
     onEvent: (name, data) => channel.broadcast(name, data),
     onShutdown: () => void end('the command shutdown'),
   });
-  const channel = new ChannelServer<MuxCommands, MuxEvents>(server.handlers());
+  const channel = new ChannelServer<MuxCommands, MuxEvents>(withPoints('mux', server.handlers()));
   process.on('SIGTERM', () => void end('SIGTERM'));
   process.on('SIGINT', () => void end('SIGINT'));
   if (values.lifeline === true) {
@@ -50,6 +55,8 @@ async function main(): Promise<void> {
   }
   await channel.listen(values.control);
   log.info('ready', { control: values.control });
+  // For the next start, which may come after a kill.
+  setTimeout(flushCompileCache, FLUSH_MS).unref();
 }
 
 main().catch((error: unknown) => {

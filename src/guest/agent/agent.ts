@@ -1,6 +1,6 @@
 /** The answering side of the control program [305]: every word of GuestCommands. */
 import type { GuestCommands, GuestEvents, Handlers } from '../../channel/index.ts';
-import { ChannelServer } from '../../channel/index.ts';
+import { ChannelServer, withPoints } from '../../channel/index.ts';
 import { GuestError } from '../errors.ts';
 import type { Guest } from '../guest.ts';
 import { selfCheck } from '../network/self-check.ts';
@@ -91,7 +91,7 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
     },
     'changeover-connections': () => ({ connections: guest.network.connectionList() }),
   };
-  const server = new ChannelServer<GuestCommands, GuestEvents>(handlers);
+  const server = new ChannelServer<GuestCommands, GuestEvents>(withPoints('guest', handlers));
   guest.onPhase((phase, reason) => {
     server.broadcast('PHASE', reason === undefined ? { phase } : { phase, reason });
   });

@@ -166,6 +166,17 @@ export interface MuxCommands extends CommandMap {
     arguments: { address: string; force?: boolean; notice?: number };
     result: { abandoned: FlowName[] };
   };
+  /** A partition has these open: they are flows that existed before what comes next. */
+  'flows-known': { arguments: { address: string; flows: FlowName[] }; result: { known: number } };
+  /**
+   * Commands in order, as one operation between two packets: what a mux that was killed had been told. Allowed are
+   * `path-set`, `private-path`, `port-state`, `port-addresses`, `hold-start`, `switch`, `flows-known`. One that fails is named and the
+   * others are carried out.
+   */
+  restore: {
+    arguments: { commands: { name: string; args: object }[] };
+    result: { failed: { name: string; reason: string }[] };
+  };
   /**
    * Flows in `flows` are no longer steered but follow the path (hand-over after the cut). With `answered` only those of UDP on
    * which the service's side spoke last: no request is on its way.

@@ -15,6 +15,7 @@ import { MuxError } from './mux-error.ts';
 import { StreamPort } from './port/stream-port.ts';
 import { Turns } from './port/turns.ts';
 import type { PortLimits } from './rate-limit.ts';
+import { restore } from './restore.ts';
 
 /** The commands by name, without the index signature that a vocabulary has. */
 type Commands = { [N in keyof MuxCommands as string extends N ? never : N]: MuxCommands[N] };
@@ -241,6 +242,8 @@ export class MuxServer {
         return result;
       },
       'flows-moved': (args) => mux.flowsMoved(args),
+      'flows-known': (args) => mux.flowsKnown(args),
+      restore: ({ commands }) => restore(answers, commands, this.#log),
       announce: (args) => {
         mux.announce(args);
         return {};

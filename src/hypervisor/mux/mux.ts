@@ -323,6 +323,14 @@ export class Mux {
     return this.#cut.flowsMoved(args);
   }
 
+  flowsKnown(args: Arguments<'flows-known'>): Result<'flows-known'> {
+    const service = this.#service(args.address);
+    const keys = args.flows.map((name) => this.#names.key(service, name));
+    this.#begin();
+    const flows = keys.map((key) => this.#names.know(service, key, this.#forwarder.nowMs));
+    return { known: flows.filter((flow) => flow >= 0).length };
+  }
+
   /** The first announcement leaves at once, the others by the clock as long as the port has the path. */
   announce(args: Arguments<'announce'>): void {
     const service = this.#service(args.address);

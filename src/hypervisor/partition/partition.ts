@@ -1,11 +1,13 @@
 /**
  * One partition at run time: its lifecycle, the guest that runs it, the channel to its agent. Who starts it has attached its
  * devices before. Rules: a guest that ends without having been asked has crashed (`failed`, with its last output); a guest
- * that reports the phase `failed` is given a moment to answer what was asked, then it is killed; in `defined`, `stopped` and
+ * that reports the phase `failed` is given a moment to answer what was asked, then it is killed; one that is said to run and
+ * does not answer, stopped or stuck, is killed, so that it cannot go on later beside whoever took its place; in `defined`, `stopped` and
  * `failed` no process of the partition runs.
  */
+import type { GuestStatus } from '../../channel/index.ts';
 import type { Log } from '../../common/index.ts';
-import { CodedError, messageOf } from '../../common/index.ts';
+import { CodedError, codeOf, messageOf } from '../../common/index.ts';
 import { ControlProgram } from '../control-program/index.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind/guest-kind.ts';
 import type { PartitionConfig } from './config.ts';
@@ -32,8 +34,11 @@ export class Partition {
   #ended: Promise<void> = Promise.resolve();
   #lastOutput: readonly string[] = [];
   options: StartOptions | undefined;
+  readonly #answerMs: number | undefined;
 
-  constructor(config: PartitionConfig, kind: GuestKind, log: Log) {
+  /** `answerMs`: a running guest that does not answer for so long is killed; undefined: nobody looks. */
+  constructor(config: PartitionConfig, kind: GuestKind, log: Log, answerMs?: number) {
+    this.#answerMs = answerMs;
     this.config = config;
     this.lifecycle = new Lifecycle(config.id);
     this.#kind = kind;
@@ -93,8 +98,10 @@ export class Partition {
     const guest = await this.#kind.adopt(spec);
     if (guest === undefined) return false;
     let control: ControlProgram;
+    let status: GuestStatus;
     try {
       control = await ControlProgram.connect(this.id, spec.agentSocket, STATUS_MS);
+      status = await control.status(this.#answerMs);
     } catch (error) {
       this.#log.warn('a guest runs but does not answer; it is killed', {
         pid: guest.pid,
@@ -104,7 +111,6 @@ export class Partition {
       await guest.exited;
       return false;
     }
-    const status = await control.status();
     this.#guest = guest;
     this.#control = control;
     this.lifecycle.to('running');
@@ -187,7 +193,27 @@ export class Partition {
     control?.close();
   }
 
+  #watchPulse(guest: RunningGuest, control: ControlProgram, answerMs: number): void {
+    const look = async () => {
+      if (this.#guest !== guest) return;
+      if (this.lifecycle.state === 'running') {
+        try {
+          await control.ping(answerMs);
+        } catch (error) {
+          if (codeOf(error) === 'timeout' && this.#guest === guest && this.lifecycle.state === 'running') {
+            this.#log.error('the guest does not answer and is killed', { pid: guest.pid, answerMs });
+            guest.kill();
+          }
+          if (codeOf(error) === 'timeout') return;
+        }
+      }
+      setTimeout(() => void look(), answerMs / 4).unref();
+    };
+    setTimeout(() => void look(), answerMs / 4).unref();
+  }
+
   #watch(guest: RunningGuest, control: ControlProgram): void {
+    if (this.#answerMs !== undefined) this.#watchPulse(guest, control, this.#answerMs);
     control.on('PHASE', ({ phase, reason }) => {
       if (phase !== 'failed') return;
       setTimeout(() => {

@@ -59,6 +59,14 @@ export interface RoleStore {
   setActive(service: string, partition: string): void;
 }
 
+/** After so many failures of the same kind in a row a run is left to people. */
+export interface RunLimits {
+  /** Rollbacks that the watch of the probation begins. */
+  readonly rollbacks: number;
+  /** Times that a starting control process takes up a run. */
+  readonly resumes: number;
+}
+
 /** Everything a run acts on. */
 export interface RunEnvironment {
   readonly hypervisor: HypervisorSurface;
@@ -75,6 +83,9 @@ export interface RunEnvironment {
   /** Folder below which write logs and evidence are kept. */
   readonly stateDirectory: string;
   readonly calibration: PauseCalibration;
+  readonly limits: RunLimits;
+  /** Tells people what nothing goes on by itself with. */
+  readonly alarm: (sentence: string) => void;
   /** Text of the patch execution script (706). */
   readonly patchScript: string;
 }

@@ -4,20 +4,22 @@
  * is in the journal, the role store and the mux and block processes.
  */
 import type { FlowName } from '../../channel/index.ts';
-import { messageOf, sentenceOf } from '../../common/index.ts';
+import { messageOf, reach, sentenceOf } from '../../common/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { capturePath, prepareEvidence, writeEvidence } from '../evidence/index.ts';
 import type { PreparationResult } from '../execution/index.ts';
 import { copyName, ensureStopped, preparationSteps } from '../execution/index.ts';
+import { JOURNAL_VERSION } from '../journal.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
 import type { Strategy } from '../strategy.ts';
 import type { DrainResult } from '../switching/index.ts';
 import {
   announceUntilMoved,
-  checkThroughUplink,
+  completeSwitch,
   cutPlan,
   drain,
+  dropWayBack,
   holdPlan,
   Move,
   nobodyWaits,
@@ -34,14 +36,16 @@ import { forecastPause } from './forecast.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
-import type { Engine, Stage, Step, StepReport } from './step.ts';
+import type { CutPlan, Engine, Stage, Step, StepReport } from './step.ts';
 import { doSteps, stepsOf, undoSteps } from './step.ts';
+import { watchProbation } from './watch.ts';
 
 /** Old flows get this long to end by themselves, ms. */
 const DRAIN_DEADLINE_MS = 60_000;
 /** A rollback waits no longer than this for them. */
 const ROLLBACK_DRAIN_MS = 5_000;
 const ROLLBACK = 'rollback/';
+const PERSISTED_FIRST: readonly RunPhase[] = ['ready', 'cutting', 'rolling-back'];
 const NO_PACKETS: PacketCounts = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0 };
 
 export class Run {
@@ -61,6 +65,7 @@ export class Run {
   #prepareSteps: Step[] = [];
   #drain: { promise: Promise<DrainResult>; stop: () => void } | undefined;
   #watch: { stop: () => void } | undefined;
+  #failedRollbacks = 0;
 
   constructor(
     env: RunEnvironment,
@@ -104,7 +109,7 @@ export class Run {
       kind: 'run-begun',
       name: this.record.service,
       atMs: this.record.startedAtMs,
-      facts: { record: this.record },
+      facts: { record: this.record, version: JOURNAL_VERSION },
     });
     this.#prepareSteps = preparationSteps(env, this.record, this.#preparation);
     try {
@@ -114,7 +119,12 @@ export class Run {
       await this.#undo(this.#prepareSteps, error);
       throw error;
     }
-    this.#enter('ready');
+    try {
+      this.#enter('ready');
+    } catch (error) {
+      await this.#undo(this.#prepareSteps, error);
+      throw error;
+    }
   }
 
   /** For a dry run: what the cut would do. Only in phase `ready`. */
@@ -129,6 +139,8 @@ export class Run {
     this.#require('ready', 'cut');
     const env = this.#env;
     if (this.record.strategy === 'overlap') await requireQuiet(env, this.record);
+    const move = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
+    let plan: CutPlan;
     await this.#startCapture();
     try {
       this.#forecastPauseMs = await this.#forecast(this.#there(), this.record.strategy);
@@ -139,13 +151,12 @@ export class Run {
           { remedy: 'raise patching.budget.pauseMs, or cut when less is written' },
         );
       }
+      plan = await cutPlan(move);
       this.#enter('cutting');
     } catch (error) {
       await this.#stopCapture();
       throw error;
     }
-    const move = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
-    const plan = await cutPlan(move);
     try {
       await doSteps(this.#engine(), plan.reversible);
     } catch (error) {
@@ -158,13 +169,21 @@ export class Run {
     } catch (error) {
       failure = error;
     }
+    if (failure !== undefined && env.roles.active(this.record.service) !== this.record.to) {
+      // The role could not be written down: no client was moved.
+      await this.#undo([...this.#prepareSteps, ...stepsOf(plan.reversible)], failure);
+      throw failure;
+    }
+    if (failure !== undefined) {
+      this.#preparation.notices.push(`the cut was not smooth: ${sentenceOf(failure)}`);
+      await completeSwitch(env, move);
+    }
     this.#cut = this.#cutReport(move, this.record.strategy);
-    this.#learn(this.#cut);
+    if (failure === undefined) this.#learn(this.#cut);
     this.#enter('probation');
     this.#startDrain(move, this.#cut);
-    this.#markPatchesApplied();
+    this.#markPatches(true);
     try {
-      if (failure !== undefined) throw failure;
       await doSteps(this.#engine(), [verifyStep(move, env.policy.probation.tries)]);
     } catch (error) {
       this.#reason = sentenceOf(error);
@@ -178,17 +197,21 @@ export class Run {
   async rollback(): Promise<void> {
     this.#require('probation', 'rolled back');
     const env = this.#env;
-    this.#watch?.stop();
     this.#enter('rolling-back');
+    this.#watch?.stop();
     const way = { from: this.record.to, to: this.record.from, copy: this.#reverseName() };
     const move = new Move(env, this.record, way);
     const waitForDrain = () => this.#finishDrain(ROLLBACK_DRAIN_MS);
     let forecastMs = 0;
+    this.#forecastParts = undefined;
     let final: readonly Stage[] = [];
     try {
       await doSteps(this.#engine(ROLLBACK), returnSteps(move, waitForDrain));
       await this.#startCapture('rollback');
-      forecastMs = await this.#forecast(way, 'hold');
+      // Nobody is asked whether the pause is affordable: the new active may be what is slow.
+      forecastMs = move.fromIsDead
+        ? 0
+        : await this.#forecast({ ...way, copy: move.copy }, 'hold').catch(() => 0);
       const plan = holdPlan(move);
       try {
         await doSteps(this.#engine(ROLLBACK), plan.reversible);
@@ -198,17 +221,24 @@ export class Run {
       }
       final = plan.final;
     } catch (error) {
-      this.#reason = `rollback failed, ${this.record.to} keeps serving: ${sentenceOf(error)}`;
-      this.#enter('probation');
+      await this.#staysThere(error);
       throw error;
     }
-    await doSteps(this.#engine(ROLLBACK), final).catch(async (error) => {
+    try {
+      await doSteps(this.#engine(ROLLBACK), final);
+    } catch (error) {
+      if (env.roles.active(this.record.service) !== this.record.from) {
+        // The role could not be written down: no client was moved.
+        await undoSteps(this.#engine(ROLLBACK), stepsOf(holdPlan(move).reversible));
+        await this.#staysThere(error);
+        throw error;
+      }
       this.#preparation.notices.push(`the rollback was not smooth: ${sentenceOf(error)}`);
-      await this.#completeSwitch(move);
-    });
+      await completeSwitch(env, move);
+    }
     this.#rollback = this.#cutReport(move, 'hold', forecastMs);
     this.#learn(this.#rollback);
-    this.#unmarkPatches();
+    this.#markPatches(false);
     this.#startDrain(move, this.#rollback);
     await doSteps(this.#engine(ROLLBACK), [verifyStep(move, env.policy.probation.tries)]).catch((error) => {
       this.#preparation.notices.push(`after the rollback: ${sentenceOf(error)}`);
@@ -216,11 +246,33 @@ export class Run {
     await this.#finishDrain(ROLLBACK_DRAIN_MS);
     await this.#stopCapture();
     await ensureStopped(env, this.record.to);
+    await dropWayBack(env, this.record.id).catch((error) => {
+      env.log.warn('the log of the way back was not dropped', {
+        run: this.record.id,
+        reason: messageOf(error),
+      });
+    });
     await env.disks
       .execute('fence', { id: diskId(this.record.to, 'application'), mode: 'none' })
       .catch(() => {});
     env.hypervisor.resources.setAssigned(this.record.to, false);
     this.#enter('rolled-back');
+  }
+
+  /** A rollback that failed before clients were moved: the new active serves on, watched, and the rollback may be tried again. */
+  async #staysThere(error: unknown): Promise<void> {
+    const { record } = this;
+    this.#failedRollbacks++;
+    this.#reason = `rollback failed, ${record.to} keeps serving: ${sentenceOf(error)}`;
+    this.#enter('probation');
+    const limit = this.#env.limits.rollbacks;
+    if (this.#failedRollbacks < limit) {
+      this.#startWatch(new Move(this.#env, record, { ...this.#there(), reverse: this.#reverseName() }));
+      return;
+    }
+    const alarm = `run ${record.id}: ${limit} rollbacks failed, no further one is begun by itself: ${sentenceOf(error)}`;
+    this.#preparation.notices.push(alarm);
+    this.#env.alarm(alarm);
   }
 
   /** The old partition becomes a free standby; the way back is given up. */
@@ -233,7 +285,7 @@ export class Run {
       await env.mux.execute('notice-cancel', { address: bareAddress(address), force: true });
     }
     await this.#stopCapture();
-    if (this.record.hasApplicationDisk) await env.disks.execute('copy-cancel', { copy: this.#reverseName() });
+    if (this.record.hasApplicationDisk) await dropWayBack(env, this.record.id);
     await ensureStopped(env, this.record.from);
     if (this.record.hasApplicationDisk) {
       await env.disks.execute('fence', { id: diskId(this.record.from, 'application'), mode: 'none' });
@@ -266,7 +318,7 @@ export class Run {
     const there = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
     if (moved) {
       env.hypervisor.resources.setAssigned(this.record.to, true);
-      await this.#completeSwitch(there);
+      await completeSwitch(env, there);
       this.#phase = last === 'probation' ? last : 'cutting';
       if (last !== 'probation') this.#enter('probation');
       this.#cut = this.#cutReport(there, this.record.strategy);
@@ -276,9 +328,13 @@ export class Run {
     }
     if (last === 'rolling-back') {
       const back = { from: this.record.to, to: this.record.from, copy: this.#reverseName() };
-      await this.#completeSwitch(new Move(env, this.record, back));
+      await completeSwitch(env, new Move(env, this.record, back));
       this.#phase = last;
       await ensureStopped(env, this.record.to);
+      await dropWayBack(env, this.record.id).catch(() => {});
+      await env.disks
+        .execute('fence', { id: diskId(this.record.to, 'application'), mode: 'none' })
+        .catch(() => {});
       env.hypervisor.resources.setAssigned(this.record.to, false);
       this.#enter('rolled-back');
       return `run ${this.record.id} was rolling back: ${this.record.from} serves again`;
@@ -290,54 +346,6 @@ export class Run {
       new PatchError('cancelled', `the control process ended while the run was ${last}`),
     );
     return `run ${this.record.id} was ${last}: it has been undone`;
-  }
-
-  /**
-   * What is left of a move whose role was written down already: everything here finds its work done or does it.
-   */
-  async #completeSwitch(move: Move): Promise<void> {
-    const { mux, hypervisor, log } = this.#env;
-    const attempt = async (what: string, work: Promise<unknown>) => {
-      await work.catch((error) =>
-        log.warn(`${what} was not completed`, { run: this.record.id, reason: messageOf(error) }),
-      );
-    };
-    await attempt(
-      'attaching the port',
-      mux.execute('port-state', { name: move.port(move.to), state: 'attached' }),
-    );
-    move.recallConnections();
-    const moved = move.connections.map((connection) => connection.flow);
-    for (const address of move.addresses) {
-      // A flow that is not steered shows where the path leads.
-      const onPath = (await mux.execute('flows', { address })).find((f) => !f.steered);
-      if (onPath === undefined) {
-        await attempt('the path', mux.execute('path-set', { address, port: move.port(move.to) }));
-      } else if (onPath.port !== move.port(move.to)) {
-        const ports = { from: move.port(move.from), to: move.port(move.to) };
-        await attempt(
-          'the switch',
-          mux.execute('switch', { address, ...ports, moved: move.flowsOf(address, moved) }),
-        );
-      }
-    }
-    if (moved.length > 0) {
-      await attempt(
-        'the hand-over',
-        hypervisor.control(move.to).importConnections(move.connections, move.neighbors),
-      );
-    }
-    await attempt(
-      'the private path',
-      mux.execute('private-path', { probe: this.#env.probe.port, port: null }),
-    );
-    for (const { address, second } of move.pairs) {
-      await attempt('the release of held packets', mux.execute('hold-release', { address }));
-      if (this.record.strategy === 'overlap' && second !== undefined && move.from === this.record.from) {
-        await attempt('the change of address', hypervisor.control(move.from).alterAddress(address, second));
-      }
-      await attempt('the announcement', mux.execute('announce', { address, port: move.port(move.to) }));
-    }
   }
 
   #learn(cut: CutReport): void {
@@ -377,12 +385,17 @@ export class Run {
     if (!RUN_TRANSITIONS[this.#phase].includes(phase)) {
       throw new PatchError('wrong-phase', `run ${this.record.id} cannot go from ${this.#phase} to ${phase}`);
     }
+    const append = () => {
+      reach(`phase.${phase}.before-persist`);
+      this.#env.journal.append({ runId: this.record.id, kind: 'phase', name: phase, atMs: this.#nowMs() });
+    };
+    // Into these a run goes only when it can be read back; the others are where it is whether or not that can be noted.
+    if (PERSISTED_FIRST.includes(phase)) append();
+    else this.#attempt(`phase ${phase}`, append);
     this.#phase = phase;
-    const atMs = Number(this.#env.clock.wallNs() / 1_000_000n);
-    this.#env.journal.append({ runId: this.record.id, kind: 'phase', name: phase, atMs });
-    const report = this.report();
-    writeEvidence(report, this.#env.journal.read(this.record.id));
-    this.#onChange(report);
+    reach(`phase.${phase}.persisted`);
+    this.#attempt('the evidence', () => writeEvidence(this.report(), this.#env.journal.read(this.record.id)));
+    this.#onChange(this.report());
   }
 
   async #undo(steps: readonly Step[], cause: unknown): Promise<void> {
@@ -423,7 +436,7 @@ export class Run {
       from: move.from,
       to: move.to,
       strategy,
-      atMs: Number(this.#env.clock.wallNs() / 1_000_000n),
+      atMs: this.#nowMs(),
       pauseMs: move.endedMs - move.startedMs,
       forecastPauseMs: forecastMs ?? this.#forecastPauseMs ?? 0,
       handedOver: move.handedOver,
@@ -463,7 +476,9 @@ export class Run {
       }
       await count();
       if (move.from === this.record.from) this.#preparation.systemChanges = await systemChanges(move);
-      writeEvidence(this.report(), this.#env.journal.read(this.record.id));
+      this.#attempt('the evidence', () =>
+        writeEvidence(this.report(), this.#env.journal.read(this.record.id)),
+      );
       this.#onChange(this.report());
       return result;
     };
@@ -503,59 +518,51 @@ export class Run {
     return left.abandoned.map(flowText);
   }
 
-  /** Probation: a health check at intervals; after `tries` failures in a row the service goes back by itself. */
+  /** Probation; after `tries` failures in a row the service goes back by itself. */
   #startWatch(move: Move): void {
-    const { startWaitMs, stabilityMs, tries, rollbackOnFailure } = this.#env.policy.probation;
-    const intervalMs = Math.max(100, Math.min(1000, stabilityMs / 5));
-    let stopped = false;
-    let timer: NodeJS.Timeout | undefined;
-    let failures = 0;
-    const look = async () => {
-      const result = await checkThroughUplink(move).catch((error) => ({
-        ok: false,
-        detail: messageOf(error),
-        ms: 0,
-      }));
-      if (stopped || this.#phase !== 'probation') return;
-      failures = result.ok ? 0 : failures + 1;
-      if (failures >= tries) {
-        this.#reason = `unhealthy in probation: ${result.detail}`;
+    this.#watch = watchProbation(this.#env, move, {
+      isOver: () => this.#phase !== 'probation',
+      onUnhealthy: (detail) => {
+        this.#reason = `unhealthy in probation: ${detail}`;
         this.#preparation.notices.push(this.#reason);
-        if (rollbackOnFailure) {
-          await this.rollback().catch((error) => {
-            this.#env.log.error('automatic rollback failed', {
-              run: this.record.id,
-              reason: sentenceOf(error),
-            });
-          });
-        }
-        return;
-      }
-      timer = setTimeout(() => void look(), intervalMs);
-    };
-    timer = setTimeout(() => void look(), startWaitMs + intervalMs);
-    this.#watch = {
-      stop: () => {
-        stopped = true;
-        clearTimeout(timer);
+        return this.#rollbackItself();
       },
-    };
+    });
   }
 
-  /** 605, 606: applied with the cut; the flag is used up. */
-  #markPatchesApplied(): void {
-    const at = new Date(Number(this.#env.clock.wallNs() / 1_000_000n)).toISOString();
-    for (const row of this.#env.patches.rows()) {
-      if (this.record.patches.includes(row.file))
-        this.#env.patches.put({ ...row, date: at, applyNext: false });
+  /** Tried again while it fails, up to a limit: then somebody has to look. */
+  async #rollbackItself(): Promise<void> {
+    if (!this.#env.policy.probation.rollbackOnFailure) return;
+    try {
+      await this.rollback();
+    } catch (error) {
+      this.#env.log.error('automatic rollback failed', { run: this.record.id, reason: sentenceOf(error) });
     }
   }
 
-  /** After a rollback they are "not yet" again, and not flagged: the administrator decides anew. */
-  #unmarkPatches(): void {
+  /** 605, 606: applied with the cut, the flag is used up; after a rollback "not yet" again, for the administrator to decide. */
+  #markPatches(applied: boolean): void {
+    const date = applied ? new Date(this.#nowMs()).toISOString() : null;
     for (const row of this.#env.patches.rows()) {
-      if (this.record.patches.includes(row.file))
-        this.#env.patches.put({ ...row, date: null, applyNext: false });
+      if (!this.record.patches.includes(row.file)) continue;
+      this.#attempt('the patch table', () => this.#env.patches.put({ ...row, date, applyNext: false }));
+    }
+  }
+
+  #nowMs(): number {
+    return Number(this.#env.clock.wallNs() / 1_000_000n);
+  }
+
+  /** What must not keep a run from going on: its failure is a notice. */
+  #attempt(what: string, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#preparation.notices.push(`${what} could not be written: ${messageOf(error)}`);
+      this.#env.log.error(`${what} could not be written`, {
+        run: this.record.id,
+        reason: messageOf(error),
+      });
     }
   }
 }

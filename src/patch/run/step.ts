@@ -4,7 +4,7 @@
  * after a crash the same functions bring the old state back.
  */
 import type { Clock } from '../../common/index.ts';
-import { messageOf, sentenceOf } from '../../common/index.ts';
+import { arePointsArmed, messageOf, reach, sentenceOf } from '../../common/index.ts';
 import { PatchError } from '../errors.ts';
 import type { Journal, JournalKind } from '../journal.ts';
 
@@ -72,6 +72,18 @@ export interface Engine {
   readonly isCancelled: () => boolean;
 }
 
+/** Named points of every step, in order; those of an undo come last. */
+export const STEP_POINTS = ['begin', 'begun', 'acted', 'done', 'undo', 'undone'] as const;
+
+/** `step.switch-network.begun`; of the way back `rollback.switch-network.begun`. */
+export function stepPoint(part: string, step: string, where: (typeof STEP_POINTS)[number]): string {
+  return `${part === '' ? 'step.' : part.replace('/', '.')}${step}.${where}`;
+}
+
+function pass(engine: Engine, step: Step, where: (typeof STEP_POINTS)[number]): void {
+  if (arePointsArmed()) reach(stepPoint(engine.part, step.name, where));
+}
+
 function wallMs(clock: Clock): number {
   return Number(clock.wallNs() / 1_000_000n);
 }
@@ -109,10 +121,12 @@ async function doStep(engine: Engine, step: Step): Promise<void> {
     onChange(report);
   };
   checkCancelled();
+  pass(engine, step, 'begin');
   write(engine, 'step-begun', step);
   engine.reports.push(report);
   onChange(report);
   try {
+    pass(engine, step, 'begun');
     const facts = await step.do({
       progress: (progress) => {
         report.progress = progress;
@@ -122,12 +136,18 @@ async function doStep(engine: Engine, step: Step): Promise<void> {
       checkCancelled,
     });
     if (facts !== undefined) report.facts = facts;
+    pass(engine, step, 'acted');
     end('done', facts);
   } catch (error) {
     report.reason = sentenceOf(error);
-    end('failed', { reason: report.reason });
+    try {
+      end('failed', { reason: report.reason });
+    } catch {
+      // The journal may be what failed; that the step was begun stands in it.
+    }
     throw error;
   }
+  pass(engine, step, 'done');
 }
 
 function write(engine: Engine, kind: JournalKind, step: Step, facts?: Facts): void {
@@ -153,13 +173,22 @@ export async function undoSteps(engine: Engine, steps: readonly Step[]): Promise
     const begun = entries.findLastIndex((e) => e.kind === 'step-begun' && e.name === name);
     const undone = entries.findLastIndex((e) => e.kind === 'undo-done' && e.name === name);
     if (begun === -1 || undone > begun || step.undo === undefined) continue;
-    write(engine, 'undo-begun', step);
+    const note = (kind: JournalKind, where: 'undo' | 'undone') => {
+      try {
+        pass(engine, step, where);
+        write(engine, kind, step);
+      } catch (error) {
+        // Undone all the same: it is safe to be undone again by who reads the journal later.
+        complaints.push(`the journal lacks ${kind} of ${step.name}: ${messageOf(error)}`);
+      }
+    };
+    note('undo-begun', 'undo');
     try {
       await step.undo();
     } catch (error) {
       complaints.push(`${step.name} could not be undone: ${messageOf(error)}`);
     }
-    write(engine, 'undo-done', step);
+    note('undo-done', 'undone');
     const report = reports.findLast((r) => r.name === step.name);
     if (report !== undefined) {
       if (report.state !== 'failed') report.state = 'undone';

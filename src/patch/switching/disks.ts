@@ -1,6 +1,6 @@
 /** The application disk's part of a move: last delta and fence (904, 905), the log for the way back, mount and start. */
 import { join } from 'node:path';
-import { messageOf } from '../../common/index.ts';
+import { messageOf, reach } from '../../common/index.ts';
 import { PatchError } from '../errors.ts';
 import { ensureStopped } from '../execution/index.ts';
 import type { Facts, Step } from '../run/step.ts';
@@ -16,24 +16,26 @@ export function cutApplicationDisk(move: Move): Step {
     figure: '904, 905',
     do: async (): Promise<Facts | undefined> => {
       if (!move.record.hasApplicationDisk) return { skipped: 'no application disk' };
-      const control = env.hypervisor.control(from);
+      const control = move.fromIsDead ? undefined : env.hypervisor.control(from);
       const source = move.applicationDisk(from);
       await Promise.all([
-        control.freezeFileSystems(),
+        control?.freezeFileSystems(),
         env.disks.execute('fence', { id: move.applicationDisk(to), mode: 'none' }),
       ]);
       // Nothing waits for the thaw: what the old partition writes then meets the fence.
       const thaw = () => {
-        control.thawFileSystems().catch((error) => {
+        control?.thawFileSystems().catch((error) => {
           env.log.warn('file systems were not thawed', { partition: from, reason: messageOf(error) });
         });
       };
       try {
+        reach('disk-cut.frozen');
         const cut = await env.disks.execute(
           'copy-cut',
           { copy: move.copy, from: [source], fence: env.policy.lateWrites },
           { timeoutMs: CUT_TIMEOUT_MS },
         );
+        reach('disk-cut.fenced');
         move.deltaBytes = cut.disks.map((d) => d.deltaBytes)[0] ?? '0';
         return { deltaBytes: move.deltaBytes, cutMs: cut.durationMs, fence: env.policy.lateWrites };
       } finally {
@@ -43,7 +45,8 @@ export function cutApplicationDisk(move: Move): Step {
     undo: async () => {
       if (!move.record.hasApplicationDisk) return;
       await env.disks.execute('fence', { id: move.applicationDisk(from), mode: 'none' });
-      await env.hypervisor.control(from).thawFileSystems();
+      reach('disk-cut.unfenced');
+      if (!move.fromIsDead) await env.hypervisor.control(from).thawFileSystems();
     },
   };
 }
@@ -81,7 +84,7 @@ const MAX_CARRIED_BYTES = 16 * 1024 * 1024;
 export function carrySystemFiles(move: Move): Step[] {
   const { env, from, to } = move;
   const { carry = [] } = env.policy;
-  if (carry.length === 0) return [];
+  if (carry.length === 0 || move.fromIsDead) return [];
   return [
     {
       name: 'carry-system-files',
@@ -117,6 +120,7 @@ export function startApplication(move: Move, timeoutMs: number, figure = '1304')
     figure,
     do: async () => {
       if (move.record.hasApplicationDisk) await env.hypervisor.exportApplicationDisk(to, true);
+      reach('start-application.exported');
       const started = await env.hypervisor.control(to).startApplication(timeoutMs);
       return { startMs: started.durationMs, listening: started.listening };
     },

@@ -52,7 +52,7 @@ export function bothRunPlan(move: Move): CutPlan {
         name: 'switch-network',
         figure: '1303',
         do: async () => {
-          env.roles.setActive(move.record.service, to);
+          move.persistRole();
           await mux.execute('port-state', { name: move.port(to), state: 'attached' });
           move.startedMs = clock.nowMs();
           const [first, ...also] = move.addresses.map((address) => ({ address, moved: [] }));

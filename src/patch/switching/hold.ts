@@ -24,6 +24,7 @@
  *
  * By H7 both addresses change while everything for them waits: nobody outside can see one without the other.
  */
+import { reach } from '../../common/index.ts';
 import type { MuxCommands } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import type { CutPlan, Stage, Step } from '../run/step.ts';
@@ -32,8 +33,10 @@ import type { Move } from './move.ts';
 import { nextBarrier } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
-/** Held packets wait no longer than this, ms; then the mux lets them go to whoever has the path. */
+/** New flows wait no longer than this, ms; then the mux lets them go to whoever has the path. */
 const HOLD_TIMEOUT_MS = 10_000;
+/** The same for all flows: from then on the old partition may have no connections to answer with. */
+const HOLD_ALL_TIMEOUT_MS = 60_000;
 const START_TIMEOUT_MS = 8_000;
 const BARRIER_MS = 2_000;
 const NAMES_TOLD = 8;
@@ -59,6 +62,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
     name: 'take-connections',
     figure: '',
     do: async () => {
+      if (move.fromIsDead) return move.keepConnections([], []);
       const old = hypervisor.control(from);
       const { connections, neighbors } = await old.exportConnections({
         barrier,
@@ -111,6 +115,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       name: 'complete-accepted-requests',
       figure: figure('1302', '1502'),
       do: async () => {
+        if (move.fromIsDead) return { skipped: `${from} does not run` };
         const quiesced = await hypervisor.control(from).quiesce(options.budgetMs, all);
         if (quiesced.unfinished.length > 0)
           throw unfinished(move, quiesced.unfinished, all, options.budgetMs);
@@ -140,7 +145,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
             scope: 'all',
             ...(all ? {} : { except: move.flowsOf(address, move.draining) }),
             ...(address === last ? { barrier } : {}),
-            limits: { timeoutMs: HOLD_TIMEOUT_MS },
+            limits: { timeoutMs: HOLD_ALL_TIMEOUT_MS },
           }),
         );
         return undefined;
@@ -170,10 +175,12 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       name: 'switch-network',
       figure: figure('1303', ''),
       do: async () => {
-        env.roles.setActive(move.record.service, to);
+        move.persistRole();
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+        reach('switch.port-attached');
         await findDatagrams(move);
         const { steered, also = [] } = await mux.execute('switch', holdSwitch(move));
+        reach('switch.acted');
         if (exchange) {
           for (const { second } of move.exchanged)
             await mux.execute('path-set', { address: second, port: move.port(from) });
@@ -187,6 +194,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       figure: figure('1304', '1505, 1603'),
       do: async () => {
         const released = await move.each((address) => mux.execute('hold-release', { address }));
+        reach('switch.released');
         move.endedMs = clock.nowMs();
         await move.announce();
         return {
@@ -232,6 +240,7 @@ function exchangeAddresses(move: Move): Step[] {
       name: 'alter-own-address',
       figure: '1503',
       do: async () => {
+        if (move.fromIsDead) return { skipped: `${from} does not run` };
         for (const { address, second } of move.exchanged) await alter(move, from, address, second);
         return { partition: from };
       },

@@ -1,4 +1,5 @@
 export * from './announce.ts';
+export * from './complete.ts';
 export * from './disks.ts';
 export * from './drain.ts';
 export * from './hand-over.ts';

@@ -1,5 +1,6 @@
 /** What every way of moving the service shares: who moves where, what is carried along, what was measured. */
 import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
+import { reach } from '../../common/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
@@ -14,7 +15,7 @@ export class Move {
   readonly from: string;
   readonly to: string;
   /** Group of the block process whose last delta is due at the cut. */
-  readonly copy: string;
+  copy: string;
   /** Group in which the writes of the new active are logged for the way back; undefined: no way back is kept. */
   readonly reverse: string | undefined;
 
@@ -32,6 +33,8 @@ export class Move {
   unanswered = 0;
   /** Files of the system disk that were carried along. */
   carried: string[] = [];
+  /** It does not answer, and has been ended: nothing is asked of it, its disk is taken as it is. */
+  fromIsDead = false;
 
   constructor(
     env: RunEnvironment,
@@ -47,9 +50,10 @@ export class Move {
   }
 
   /** Connections that have left the old stack exist nowhere else: they are journalled before anything else happens. */
-  keepConnections(connections: ConnectionState[], neighbors: Neighbor[]): void {
+  keepConnections(connections: ConnectionState[], neighbors: Neighbor[]): { connections: number } {
     this.connections = connections;
     this.neighbors = neighbors;
+    reach('connections.before-persist');
     this.env.journal.append({
       runId: this.record.id,
       kind: 'state',
@@ -57,6 +61,15 @@ export class Move {
       atMs: Number(this.env.clock.wallNs() / 1_000_000n),
       facts: { connections, neighbors },
     });
+    reach('connections.persisted');
+    return { connections: connections.length };
+  }
+
+  /** From here on `to` is who serves, whatever becomes of this process. */
+  persistRole(): void {
+    reach('switch.before-role-persist');
+    this.env.roles.setActive(this.record.service, this.to);
+    reach('switch.role-persisted');
   }
 
   /** What `keepConnections` of an earlier control process wrote, if any. */

@@ -14,6 +14,8 @@
  * The change notice is set in the same operation as the path, before the old partition alters its address: between the two
  * there is no packet with the second address that could leave unchanged, and none is rewritten that must not be.
  */
+import { reach } from '../../common/index.ts';
+import type { MuxCommands } from '../../hypervisor/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import type { RunEnvironment } from '../run/environment.ts';
@@ -58,17 +60,12 @@ export function overlapPlan(move: Move): CutPlan {
       name: 'switch-network',
       figure: '2204',
       do: async () => {
-        env.roles.setActive(move.record.service, to);
+        move.persistRole();
         await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+        reach('switch.port-attached');
         move.startedMs = clock.nowMs();
-        const parts = pairs.map(({ address, second }) => ({ address, moved: [], notice: { second } }));
-        const { steered, also = [] } = await mux.execute('switch', {
-          ...parts[0]!,
-          from: move.port(from),
-          to: move.port(to),
-          addresses: { [move.port(from)]: seconds, [move.port(to)]: move.addresses },
-          also: parts.slice(1),
-        });
+        const { steered, also = [] } = await mux.execute('switch', overlapSwitch(move));
+        reach('switch.acted');
         move.endedMs = move.startedMs;
         for (const second of seconds)
           await mux.execute('path-set', { address: second, port: move.port(from) });
@@ -82,6 +79,7 @@ export function overlapPlan(move: Move): CutPlan {
         let connections = 0;
         for (const { address, second } of pairs) {
           connections += (await hypervisor.control(from).alterAddress(address, second)).connections;
+          reach('switch.address-altered');
         }
         return { connections, from: move.addresses, to: seconds };
       },
@@ -97,6 +95,19 @@ export function overlapPlan(move: Move): CutPlan {
   ];
 
   return { reversible, final };
+}
+
+/** The one operation of the mux: path, steering, change notice and the addresses that each port may use. */
+export function overlapSwitch(move: Move): MuxCommands['switch']['arguments'] {
+  const parts = move.pairs.map(({ address, second }) => ({
+    address,
+    moved: [],
+    ...(second === undefined ? {} : { notice: { second } }),
+  }));
+  const seconds = move.pairs.flatMap(({ second }) => second ?? []);
+  const ports = { from: move.port(move.from), to: move.port(move.to) };
+  const addresses = { [ports.from]: seconds, [ports.to]: move.addresses };
+  return { ...parts[0]!, ...ports, addresses, also: parts.slice(1) };
 }
 
 /** `overlap` is for services that do not write at the cut. Throws `not-quiet`. */

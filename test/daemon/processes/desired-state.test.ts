@@ -63,24 +63,72 @@ desired(
   }),
 );
 
+const change: Command = [
+  'switch',
+  {
+    address: 'x.11',
+    from: 'A',
+    to: 'B',
+    notice: { second: 'x.12' },
+    addresses: { A: ['x.12'], B: ['x.11'] },
+    also: [{ address: 'y.11', moved: [] }],
+  },
+];
+
 desired(
-  'after a switch the path and the addresses are those of the switch',
+  'a switch is remembered as one until nothing is steered any more, then as where the path leads',
   within(({ file }) => {
-    const change: Command = [
-      'switch',
-      {
-        address: 'x.11',
-        from: 'A',
-        to: 'B',
-        notice: { second: 'x.12' },
-        addresses: { A: ['x.12'], B: ['x.11'] },
-      },
-    ];
-    assert.equal(replayed(file, rememberMux, [portA, portB, pathA, change]), [
+    const told = [portA, portB, pathA, change];
+    const ports: Command[] = [
       ['port-add', { name: 'A', socket: '/a', mac: 'm', addresses: ['x.12'] }],
       portB,
-      ['path-set', { address: 'x.11', port: 'B' }],
+      ['port-state', { name: 'B', state: 'attached' }],
+    ];
+    assert.equal(replayed(file, rememberMux, told), [
+      ...ports,
+      pathA,
+      ['path-set', { address: 'y.11', port: 'A' }],
+      [
+        'switch',
+        {
+          address: 'x.11',
+          from: 'A',
+          to: 'B',
+          notice: { second: 'x.12', immediately: true },
+          addresses: { A: ['x.12'], B: ['x.11'] },
+        },
+      ],
+      ['switch', { address: 'y.11', moved: [], from: 'A', to: 'B' }],
     ]);
+    const cancel = (address: string): Command => ['notice-cancel', { address }];
+    assert.equal(replayed(`${file}2`, rememberMux, [...told, cancel('x.11'), cancel('y.11')]), [
+      ...ports,
+      ['path-set', { address: 'x.11', port: 'B' }],
+      ['path-set', { address: 'y.11', port: 'B' }],
+    ]);
+    assert.equal(
+      replayed(`${file}3`, rememberMux, [
+        ...told,
+        ['path-set', { address: 'x.11', port: 'B' }],
+        cancel('y.11'),
+      ]),
+      [...ports, ['path-set', { address: 'x.11', port: 'B' }], ['path-set', { address: 'y.11', port: 'B' }]],
+    );
+  }),
+);
+
+desired(
+  'a hold is remembered with its widest scope until it is released',
+  within(({ file }) => {
+    const hold = (scope: string, more = {}): Command => ['hold-start', { address: 'x.11', scope, ...more }];
+    assert.equal(
+      replayed(file, rememberMux, [pathA, hold('new-flows'), hold('all', { barrier: 7 }), hold('flows')]),
+      [pathA, hold('all', { barrier: 7 })],
+    );
+    assert.equal(
+      replayed(`${file}2`, rememberMux, [pathA, hold('all'), ['hold-release', { address: 'x.11' }]]),
+      [pathA],
+    );
   }),
 );
 
@@ -152,6 +200,16 @@ desired(
     assert.equal(replayed(`${file}5`, rememberBlock, [mirror, cut]), [
       ['mirror-resync', { mirror: 'c', pairs: [pairs[1]] }],
     ]);
+    const reverse: Command = [
+      'reverse-start',
+      { copy: 'r', pairs: [{ from: 'B', to: 'A' }], logDirectory: '/l' },
+    ];
+    const used: Command = ['copy-cut', { copy: 'r', from: ['B'], fence: 'refuse' }];
+    assert.equal(
+      replayed(`${file}7`, rememberBlock, [reverse, used]),
+      [['fence', { id: 'B', mode: 'refuse' }]],
+      'a way back that was taken is not logged again',
+    );
     assert.equal(replayed(`${file}6`, rememberBlock, [mirror, ['copy-cancel', { copy: 'c' }]]), []);
   }),
 );

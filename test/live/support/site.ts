@@ -1,7 +1,16 @@
 /** A whole product under test: the demo's two partitions behind a TAP of this network namespace, and its control process. */
 import type { ChildProcess } from 'node:child_process';
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import http from 'node:http';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -19,6 +28,8 @@ export interface SiteOptions {
   readonly configure?: (text: string, scene: Scene) => string;
   /** Mux, block and guests go on when the control process ends; default: they end with it. */
   readonly survives?: boolean;
+  /** Named points can be armed: see `arm`. */
+  readonly points?: boolean;
   /** Does something with the scene before the daemon starts. */
   readonly arrange?: (scene: Scene) => Promise<void> | void;
 }
@@ -28,11 +39,16 @@ export class Site {
   readonly api: ApiClient;
   daemon: ChildProcess;
   readonly #survives: boolean;
+  readonly #points: string | undefined;
   readonly #output: string[] = [];
 
-  private constructor(scene: Scene, survives: boolean) {
+  private constructor(scene: Scene, options: SiteOptions) {
     this.scene = scene;
-    this.#survives = survives;
+    this.#survives = options.survives === true;
+    if (options.points === true) {
+      this.#points = join(scene.directory, 'points');
+      mkdirSync(this.#points, { recursive: true });
+    }
     this.api = new ApiClient(scene.runDirectory);
     this.daemon = this.#spawn();
   }
@@ -46,8 +62,16 @@ export class Site {
         '--config',
         this.scene.configuration,
         ...(this.#survives ? [] : ['--lifeline']),
+        ...(this.#points === undefined ? [] : ['--test-points']),
       ],
-      { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '' } },
+      {
+        stdio: ['pipe', 'pipe', 'pipe'],
+        env: {
+          ...process.env,
+          NODE_OPTIONS: '',
+          ...(this.#points === undefined ? {} : { CHANGEOVER_POINT_DIRECTORY: this.#points }),
+        },
+      },
     );
     const keep = (chunk: Buffer) => this.#output.push(chunk.toString());
     daemon.stdout?.on('data', keep);
@@ -60,8 +84,28 @@ export class Site {
     const exited = new Promise((done) => this.daemon.once('exit', done));
     this.daemon.kill('SIGKILL');
     await exited;
+    await this.restart();
+  }
+
+  /** A new control process, where the old one has ended. */
+  async restart(): Promise<void> {
     this.daemon = this.#spawn();
     await this.up();
+  }
+
+  /** The named point acts once. */
+  arm(point: string, action: string): void {
+    for (const name of readdirSync(this.#points!)) rmSync(join(this.#points!, name));
+    writeFileSync(join(this.#points!, `.${point}`), action);
+    renameSync(join(this.#points!, `.${point}`), join(this.#points!, point));
+  }
+
+  fired(point: string): boolean {
+    return existsSync(join(this.#points!, `${point}.fired`));
+  }
+
+  disarm(): void {
+    for (const name of readdirSync(this.#points!)) rmSync(join(this.#points!, name));
   }
 
   static async open(options: SiteOptions = {}): Promise<Site> {
@@ -70,11 +114,20 @@ export class Site {
       writeFileSync(scene.configuration, options.configure(readFileSync(scene.configuration, 'utf8'), scene));
     }
     await options.arrange?.(scene);
-    return new Site(scene, options.survives === true);
+    return new Site(scene, options);
   }
 
   get output(): string {
     return this.#output.join('');
+  }
+
+  /** The end of what mux, block process and guests logged. */
+  get logs(): string {
+    const directory = join(this.scene.runDirectory, 'logs');
+    if (!existsSync(directory)) return '';
+    return readdirSync(directory)
+      .map((name) => `--- ${name}\n${readFileSync(join(directory, name), 'utf8').slice(-3000)}`)
+      .join('\n');
   }
 
   /** Waits until the service answers health checks. */
@@ -90,7 +143,7 @@ export class Site {
           return false;
         }
       },
-      20_000,
+      60_000,
     ).catch((error) => {
       throw new Error(`${error.message}\n${this.output}`);
     });
@@ -127,6 +180,8 @@ export class Site {
   }
 
   async close(): Promise<void> {
+    // Of a control process that ended by itself the others are still there.
+    const orphaned = this.daemon.exitCode !== null || this.daemon.signalCode !== null;
     if (this.daemon.exitCode === null && this.daemon.signalCode === null) {
       const exited = new Promise((done) => this.daemon.once('exit', done));
       this.daemon.kill('SIGTERM');
@@ -134,21 +189,28 @@ export class Site {
       await exited;
       clearTimeout(limit);
     }
+    if (orphaned) for (const { pid } of this.#processes()) process.kill(pid, 'SIGKILL');
     rmSync(this.scene.directory, { recursive: true, force: true });
   }
 
-  /** What is still there that should not be: processes with our scratch folder in their arguments, interfaces, sockets. */
-  leftBehind(): string[] {
-    const found: string[] = [];
+  /** With our scratch folder in their arguments. */
+  #processes(): { pid: number; line: string }[] {
+    const found: { pid: number; line: string }[] = [];
     for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
       try {
         const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
         if (line.includes(this.scene.directory) && Number(pid) !== process.pid)
-          found.push(`process ${pid}: ${line}`);
+          found.push({ pid: Number(pid), line });
       } catch {
         // It ended while we looked.
       }
     }
+    return found;
+  }
+
+  /** What is still there that should not be: processes with our scratch folder in their arguments, interfaces, sockets. */
+  leftBehind(): string[] {
+    const found = this.#processes().map(({ pid, line }) => `process ${pid}: ${line}`);
     const links = execFileSync('ip', ['-o', 'link'], { encoding: 'utf8' });
     if (links.includes('co0')) found.push('interface co0');
     const mounts = readFileSync('/proc/self/mounts', 'utf8');

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
-import { codeOf, messageOf } from '../../../common/index.ts';
+import { codeOf, messageOf, pointsForChild } from '../../../common/index.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
 import { GuestKindError } from '../guest-kind.ts';
 import type { BootDescription } from './boot-description.ts';
@@ -54,6 +54,7 @@ export class ProcessKind implements GuestKind {
     mkdirSync(spec.scratchDirectory, { recursive: true, mode: 0o700 });
     writeFileSync(spec.bootFile, `${JSON.stringify(bootDescription(spec), null, 2)}\n`, { mode: 0o600 });
     rotate(spec.logFile);
+    const points = pointsForChild();
     const log = openSync(spec.logFile, 'a', 0o600);
     const args = [
       '--disable-warning=ExperimentalWarning',
@@ -63,6 +64,7 @@ export class ProcessKind implements GuestKind {
       '--boot',
       spec.bootFile,
       ...(spec.lifeline ? ['--lifeline'] : []),
+      ...points.args,
     ];
     try {
       const child = spawn(this.#node, args, {
@@ -74,6 +76,7 @@ export class ProcessKind implements GuestKind {
           TZ: process.env['TZ'] ?? '',
           LANG: process.env['LANG'] ?? 'C.UTF-8',
           NODE_COMPILE_CACHE: spec.cacheDirectory,
+          ...points.env,
         },
       });
       const exited = new Promise<GuestExit>((done) => {
@@ -166,7 +169,14 @@ class ProcessGuest implements RunningGuest {
 function permissions(spec: GuestSpec): string[] {
   const modules = ['ext2fs', 'diff'].map((name) => dirname(dirname(require.resolve(`${name}/package.json`))));
   const readable = new Set([PRODUCT, ...modules, spec.bootFile, spec.scratchDirectory, spec.cacheDirectory]);
-  const writable = [spec.scratchDirectory, spec.cacheDirectory, spec.agentSocket];
+  const points = pointsForChild().directory;
+  if (points !== undefined) readable.add(points);
+  const writable = [
+    spec.scratchDirectory,
+    spec.cacheDirectory,
+    spec.agentSocket,
+    ...(points === undefined ? [] : [points]),
+  ];
   return [
     '--permission',
     ...[...readable].map((path) => `--allow-fs-read=${path}`),
