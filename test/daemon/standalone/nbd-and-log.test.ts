@@ -392,6 +392,69 @@ test(
   ),
 );
 
+test(
+  'the commands: exit codes, JSON, filters, refusals in one sentence',
+  within(
+    () =>
+      inFolder(async (folder) => {
+        const file = image(folder);
+        const directory = join(folder, 'log');
+        await serving({ file, socket: join(folder, 'socket'), writeLog: directory }, async (client) => {
+          for (let i = 0; i < 4; i++) await client.writeAt(Buffer.alloc(4096, i + 1), BigInt(i * 65_536));
+        });
+        const main = new URL('../../../src/cli/main.ts', import.meta.url).pathname;
+        const log = async (...argv: string[]) => {
+          const child = spawn(process.execPath, [main, 'log', ...argv], {
+            stdio: ['ignore', 'pipe', 'pipe'],
+          });
+          const text = { out: '', err: '' };
+          child.stdout.on('data', (chunk: Buffer) => {
+            text.out += chunk.toString();
+          });
+          child.stderr.on('data', (chunk: Buffer) => {
+            text.err += chunk.toString();
+          });
+          const [code] = (await once(child, 'close')) as [number];
+          return { code, ...text };
+        };
+        const target = image(folder, 'target.img');
+        const output = join(folder, 'out.dmlw');
+        const [shown, verified, foreign, half, exported, usage] = await Promise.all([
+          log('show', directory, '--from-address', '65536', '--to-address', '131073', '--json'),
+          log('verify', directory, '--json'),
+          log('replay', directory, target, '--disk', 'somebody-elses'),
+          log('replay', directory, image(folder, 'half.img'), '--to-sequence', '2', '--json'),
+          log('export', directory, '--format', 'dm-log-writes', '--output', output),
+          log('replay', directory, target, '--to-time', 'yesterday'),
+        ]);
+        assert.is(shown.code, 0, shown.err);
+        assert.equal(
+          shown.out
+            .trim()
+            .split('\n')
+            .map((line) => JSON.parse(line).address),
+          [65_536, 131_072],
+        );
+        assert.is(verified.code, 0, verified.err);
+        assert.equal(JSON.parse(verified.out).findings, []);
+        assert.is(foreign.code, 1);
+        assert.match(foreign.err, /^changeover log replay: .* not somebody-elses/);
+        assert.is(half.code, 0, half.err);
+        assert.is(JSON.parse(half.out).lastSequence, '2');
+        assert.is(exported.code, 0, exported.err);
+        assert.is(readFileSync(output).readBigUInt64LE(0), 0x6a736677736872n);
+        assert.is(usage.code, 2);
+        assert.ok(
+          readFileSync(target).every((byte) => byte === 0),
+          'refused: nothing was written',
+        );
+        const again = await log('export', directory, '--format', 'dm-log-writes', '--output', output);
+        assert.is(again.code, 1, 'a file is never written over');
+      }),
+    60_000,
+  ),
+);
+
 test('times: nanoseconds, @seconds, ISO 8601 with offset; anything else is an error', () => {
   const time = 1_795_197_600_123_456_789n;
   assert.is(formatLogTime(time), '2026-11-20T18:00:00.123456789Z');
