@@ -3,7 +3,7 @@ import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { Device, DeviceError } from '../../src/blockdev/index.ts';
-import { NbdClient } from '../../src/blockdev/index.ts';
+import { listNbdExports, NbdClient } from '../../src/blockdev/index.ts';
 import { eventually, seeded, within } from '../support/index.ts';
 import { foreign, inFolder, programSuite } from './nbd-programs.ts';
 
@@ -192,6 +192,8 @@ test(
           socket,
           '-x',
           'disk',
+          '-D',
+          'of a test',
           '--persistent',
           '--shared=4',
           '--discard=unmap',
@@ -201,6 +203,9 @@ test(
         let model: Buffer = Buffer.alloc(0);
         await foreign('qemu-nbd', args, socket, async (child) => {
           client = await NbdClient.connect(socket, 'disk');
+          assert.equal(await listNbdExports(socket), [
+            { name: 'disk', description: 'of a test', size: BigInt(SIZE), readOnly: false },
+          ]);
           model = await exercise(client);
           child.kill('SIGKILL');
           await eventually('the loss', () => client!.state === 'reconnecting');
