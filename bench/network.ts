@@ -1,13 +1,18 @@
-/** M1, M2, M3: `changeover mux` between two TAP interfaces against the Linux bridge and vde_switch. */
+/**
+ * M1, M2, M3: `changeover mux` between two TAP interfaces against the Linux bridge and vde_switch; beside them the least that any
+ * process between two TAPs can do (programs/tap-forward.c, compiled here): what it needs, the kernel needs.
+ */
+import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../src/common/index.ts';
 import type { Absent, Bench, Contender, NetworkNamespace, Stage, Subject } from './framework/index.ts';
-import { CHANGEOVER, ip, median, missing, onStage, pause, quantile } from './framework/index.ts';
+import { CHANGEOVER, ip, median, missing, onStage, PROGRAMS, pause, quantile } from './framework/index.ts';
 
 const MUX = 'changeover mux';
 const BRIDGE = 'Linux bridge';
 const VDE = 'vde_switch';
+const BARE = 'bare forwarder in C';
 /** Payload of a UDP packet whose frame has 60 bytes. */
 const SMALL_PAYLOAD = 18;
 
@@ -31,14 +36,15 @@ export const networkSubject: Subject = {
       const mux = await muxPath(stage, ends);
       const bridge = await orAbsent(BRIDGE, () => bridgePath(ends));
       const vde = await orAbsent(VDE, () => vdePath(bench, stage, ends));
+      const bare = await orAbsent(BARE, () => barePath(bench, stage, ends));
       await settled(stage, ends, mux);
       const lacking = missing('iperf3');
       if (lacking === undefined) {
         await stage.start(['iperf3', '--server', '--forceflush'], { in: ends.right, ready: /listening/i });
-        await stream(bench, stage, ends, mux, [bridge, vde]);
-        await smallFrames(bench, stage, ends, mux, [vde, bridge]);
+        await stream(bench, stage, ends, mux, [bridge, vde, bare]);
+        await smallFrames(bench, stage, ends, mux, [vde, bridge, bare]);
       } else for (const id of ['M1', 'M2']) if (bench.wants(id)) bench.skip(id, lacking);
-      if (missing('ping') === undefined) await roundTrip(bench, stage, ends, mux, [vde, bridge]);
+      if (missing('ping') === undefined) await roundTrip(bench, stage, ends, mux, [vde, bridge, bare]);
       else if (bench.wants('M3')) bench.skip('M3', 'ping is not installed');
     }),
 };
@@ -161,6 +167,14 @@ async function vdePath(bench: Bench, stage: Stage, ends: Ends): Promise<Path> {
   });
   place(ends, 'vde0', 'vde1', '10.78.3');
   return { name: VDE, address: '10.78.3.2' };
+}
+
+async function barePath(bench: Bench, stage: Stage, ends: Ends): Promise<Path> {
+  const program = join(bench.scratch, 'tap-forward');
+  execFileSync('cc', ['-O2', '-o', program, join(PROGRAMS, 'tap-forward.c')], { stdio: 'pipe' });
+  await stage.start([program, 'bare0', 'bare1'], { ready: /joined/ });
+  place(ends, 'bare0', 'bare1', '10.78.4');
+  return { name: BARE, address: '10.78.4.2' };
 }
 
 function interfaceExists(name: string): boolean {
