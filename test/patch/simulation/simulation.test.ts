@@ -1,7 +1,7 @@
 /**
  * The state machine of a run on a virtual clock: the real patch manager acts on a model of everything that it calls. Control
  * processes die at any command (before it is sent, on its way, done and unanswered), also while they recover; commands fail,
- * with and without having been done; the new partition dies. Afterwards there is one owner of address and disk, no acknowledged
+ * with and without having been done; the new partition dies, or the block process. Afterwards there is one owner of address and disk, no acknowledged
  * write is lost, nothing is held, the service answers, and the next run succeeds.
  */
 import { suite } from 'uvu';
@@ -21,6 +21,7 @@ const FATES: readonly Fault['fate'][] = [
   'fails',
   'done-and-fails',
   'new-guest-dies',
+  'block-restarts',
 ];
 const LIMIT_MS = 240_000;
 

@@ -20,7 +20,7 @@ const BUSY: readonly RunPhase[] = ['preparing', 'cutting', 'rolling-back', 'undo
 export interface Fault {
   /** Number of the command, of all that are given from the beginning on. */
   readonly call: number;
-  readonly fate: Exclude<Fate, 'done'> | 'new-guest-dies';
+  readonly fate: Exclude<Fate, 'done'> | 'new-guest-dies' | 'block-restarts';
 }
 
 export interface Story {
@@ -53,6 +53,10 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     commands.push(what);
     const fault = pending[0]?.call === call ? pending.shift() : undefined;
     if (fault === undefined) return 'done';
+    if (fault.fate === 'block-restarts') {
+      world.restartBlock();
+      return 'done';
+    }
     if (fault.fate !== 'new-guest-dies') return fault.fate;
     const other = world.active === 'A' ? 'B' : 'A';
     if (world.path !== other) world.killGuest(other);

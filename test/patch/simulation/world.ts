@@ -256,6 +256,11 @@ export class World {
     this.#stop(id);
   }
 
+  /** Another block process: fences and what is on the disks stay, copies and logs of the way back are gone. */
+  restartBlock(): void {
+    this.groups.clear();
+  }
+
   /** What the daemon does about an active partition that ended, unless it is being moved just then. */
   supervise(isMoving: () => boolean): void {
     const look = () => {
