@@ -107,8 +107,8 @@ test(
   'delay: a server that takes longer than requestTimeoutMs is given up after five times, without a hang',
   within(
     () =>
-      nbdkit(['--filter=delay', 'memory', '1M', 'rdelay=2'], async (socket) => {
-        await withClient(socket, { requestTimeoutMs: 100 }, async (client) => {
+      nbdkit(['--filter=delay', 'memory', '1M', 'rdelay=3'], async (socket) => {
+        await withClient(socket, { requestTimeoutMs: 400 }, async (client) => {
           await client.writeAt(Buffer.alloc(512, 1), 0n);
           assert.is(await codeOf(client.readAt(Buffer.alloc(512), 0n)), 'EIO');
           assert.is(client.state, 'failed');

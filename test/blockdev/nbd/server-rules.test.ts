@@ -5,6 +5,7 @@ import type { Device } from '../../../src/blockdev/index.ts';
 import { DeviceError, FilterDevice, MemoryStore } from '../../../src/blockdev/index.ts';
 import * as o from '../../../src/blockdev/nbd/options.ts';
 import * as nbd from '../../../src/blockdev/nbd/protocol.ts';
+import { VirtualClock } from '../../../src/common/index.ts';
 import { eventually, within } from '../../support/index.ts';
 import type { Peer } from './peer.ts';
 import { hex, withServer } from './peer.ts';
@@ -474,24 +475,33 @@ test(
 
 test(
   'a server that closes answers options with NBD_REP_ERR_SHUTDOWN, NBD_OPT_ABORT with NBD_REP_ACK',
-  within(() =>
-    withServer({ disk: new MemoryStore(MIB) }, async ({ peer, server }) => {
-      const clients = [await peer(), await peer(), await peer()];
-      for (const client of clients) await client.greet();
-      for (const client of clients) await client.option(nbd.NBD_OPT_LIST);
-      const closed = server.close();
-      const [first, second, third] = clients;
-      const go = o.emitInfoRequest({ exportName: 'disk', wanted: [] });
-      assert.equal(await typesOf(first!, nbd.NBD_OPT_GO, go), [nbd.NBD_REP_ERR_SHUTDOWN]);
-      assert.equal(await typesOf(first!, nbd.NBD_OPT_LIST), [nbd.NBD_REP_ERR_SHUTDOWN]);
-      assert.equal(await typesOf(first!, nbd.NBD_OPT_ABORT), [nbd.NBD_REP_ACK]);
-      second!.send(o.emitOption(nbd.NBD_OPT_EXPORT_NAME, Buffer.from('disk')));
-      assert.is((await second!.closed()).length, 0);
-      // One that says nothing is not waited for longer than a moment.
-      assert.is((await third!.closed()).length, 0);
-      assert.is(await closed, 0);
-    }),
-  ),
+  within(async () => {
+    const clock = new VirtualClock();
+    await withServer(
+      { disk: new MemoryStore(MIB) },
+      async ({ peer, server }) => {
+        const clients = [await peer(), await peer(), await peer()];
+        for (const client of clients) await client.greet();
+        for (const client of clients) await client.option(nbd.NBD_OPT_LIST);
+        const closed = server.close();
+        const [first, second, third] = clients;
+        const go = o.emitInfoRequest({ exportName: 'disk', wanted: [] });
+        assert.equal(await typesOf(first!, nbd.NBD_OPT_GO, go), [nbd.NBD_REP_ERR_SHUTDOWN]);
+        assert.equal(await typesOf(first!, nbd.NBD_OPT_LIST), [nbd.NBD_REP_ERR_SHUTDOWN]);
+        assert.equal(await typesOf(first!, nbd.NBD_OPT_ABORT), [nbd.NBD_REP_ACK]);
+        second!.send(o.emitOption(nbd.NBD_OPT_EXPORT_NAME, Buffer.from('disk')));
+        assert.is((await second!.closed()).length, 0);
+        // One that says nothing is not waited for longer than a moment.
+        await eventually('the others are gone', () => server.connections === 1);
+        clock.advance(199);
+        assert.is(server.connections, 1);
+        clock.advance(1);
+        assert.is((await third!.closed()).length, 0);
+        assert.is(await closed, 0);
+      },
+      { clock },
+    );
+  }),
 );
 
 test(
