@@ -33,6 +33,7 @@ import {
 import type { PauseForecast } from './calibration.ts';
 import type { RunEnvironment } from './environment.ts';
 import { forecastPause } from './forecast.ts';
+import { lateWriteNotice } from './late-writes.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
@@ -246,6 +247,7 @@ export class Run {
     await this.#finishDrain(ROLLBACK_DRAIN_MS);
     await this.#stopCapture();
     await ensureStopped(env, this.record.to);
+    await this.#noteLateWrites(diskId(this.record.to, 'application'));
     await dropWayBack(env, this.record.id).catch((error) => {
       env.log.warn('the log of the way back was not dropped', {
         run: this.record.id,
@@ -257,6 +259,11 @@ export class Run {
       .catch(() => {});
     env.hypervisor.resources.setAssigned(this.record.to, false);
     this.#enter('rolled-back');
+  }
+
+  async #noteLateWrites(disk: string): Promise<void> {
+    const notice = this.record.hasApplicationDisk ? await lateWriteNotice(this.#env, disk) : undefined;
+    if (notice !== undefined) this.#preparation.notices.push(notice);
   }
 
   /** A rollback that failed before clients were moved: the new active serves on, watched, and the rollback may be tried again. */
@@ -288,6 +295,7 @@ export class Run {
     if (this.record.hasApplicationDisk) await dropWayBack(env, this.record.id);
     await ensureStopped(env, this.record.from);
     if (this.record.hasApplicationDisk) {
+      await this.#noteLateWrites(diskId(this.record.from, 'application'));
       await env.disks.execute('fence', { id: diskId(this.record.from, 'application'), mode: 'none' });
     }
     env.hypervisor.resources.setAssigned(this.record.from, false);

@@ -32,12 +32,18 @@ export function cutApplicationDisk(move: Move): Step {
         reach('disk-cut.frozen');
         const cut = await env.disks.execute(
           'copy-cut',
-          { copy: move.copy, from: [source], fence: env.policy.lateWrites },
+          // What was read back before counts: nobody waits for more than the last delta.
+          { copy: move.copy, from: [source], fence: env.policy.lateWrites, verify: 'bounded' },
           { timeoutMs: CUT_TIMEOUT_MS },
         );
         reach('disk-cut.fenced');
         move.deltaBytes = cut.disks.map((d) => d.deltaBytes)[0] ?? '0';
-        return { deltaBytes: move.deltaBytes, cutMs: cut.durationMs, fence: env.policy.lateWrites };
+        return {
+          deltaBytes: move.deltaBytes,
+          cutMs: cut.durationMs,
+          fence: env.policy.lateWrites,
+          ...cut.disks[0]?.proof,
+        };
       } finally {
         thaw();
       }
