@@ -397,6 +397,10 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
         flag('--loopback <whose>', 'who answers at 127.0.0.1').choices(['node', 'stack']),
         flag('--no-offload', 'every segment and checksum in software'),
         flag('--pcap <file>', 'capture to this file'),
+        flag(
+          '--trace <file>',
+          'write round trips, windows and losses of connections to this file (JSON lines)',
+        ),
         flag('--stats', 'print connections and counters every second; SIGUSR1 does it once'),
       ],
       examples: ['changeover stack --tap co0 --address 10.0.0.2/24 ./server.mjs --port 80'],

@@ -75,6 +75,7 @@ const stack: Program = async (session, args, options) => {
     ...given('mtu', options['mtu'] as number | undefined),
     ...given('loopback', options['loopback'] as 'node' | 'stack' | undefined),
     ...given('pcap', options['pcap'] === undefined ? undefined : file(options['pcap'])),
+    ...given('trace', options['trace'] === undefined ? undefined : file(options['trace'])),
   });
   // What the application has open would keep the process; it ends with its stack.
   process.exit(code);

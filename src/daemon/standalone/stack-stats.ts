@@ -19,6 +19,10 @@ export interface ConnectionFigures {
   readonly bytesSent: number;
   readonly bytesReceived: number;
   readonly retransmits: number;
+  readonly timeouts: number;
+  readonly outOfOrder: number;
+  readonly outOfWindow: number;
+  readonly pawsDropped: number;
   readonly congestion: string;
   readonly softError: string | null;
 }
@@ -46,7 +50,7 @@ function endpoint(address: TcpConnection['localAddress'], port: number): string 
   return text.includes(':') ? `[${text}]:${port}` : `${text}:${port}`;
 }
 
-function connectionFigures(connection: TcpConnection): ConnectionFigures {
+export function connectionFigures(connection: TcpConnection): ConnectionFigures {
   const { status } = connection;
   return {
     local: endpoint(connection.localAddress, connection.localPort),
@@ -63,6 +67,10 @@ function connectionFigures(connection: TcpConnection): ConnectionFigures {
     bytesSent: connection.bytesSent,
     bytesReceived: connection.bytesReceived,
     retransmits: status.retransmittedSegments,
+    timeouts: status.timeouts,
+    outOfOrder: status.outOfOrder,
+    outOfWindow: status.outOfWindow,
+    pawsDropped: status.pawsDropped,
     congestion: status.congestion,
     softError: status.softError ?? null,
   };

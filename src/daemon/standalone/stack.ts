@@ -22,6 +22,7 @@ import {
   TapLink,
 } from '../../netstack/index.ts';
 import { showStats } from './stack-stats.ts';
+import { StackTrace } from './stack-trace.ts';
 
 export interface RunStackOptions {
   readonly tap: string;
@@ -34,6 +35,8 @@ export interface RunStackOptions {
   readonly mtu?: number;
   /** Capture file (pcapng), written as packets pass. */
   readonly pcap?: string;
+  /** How connections change (JSON lines), written as it happens. */
+  readonly trace?: string;
   /** Default true. */
   readonly offload?: boolean;
   /** The program: a module that Node can import. */
@@ -134,6 +137,17 @@ async function load(app: string): Promise<void> {
   }
 }
 
+function openTrace(stack: Stack, file: string): StackTrace {
+  try {
+    return new StackTrace(stack, file);
+  } catch (cause) {
+    throw new StackCommandError('TRACE_FILE', `the trace cannot be written: ${messageOf(cause)}`, {
+      remedy: 'give the name of a file in a folder that exists',
+      cause,
+    });
+  }
+}
+
 function ended(signal: AbortSignal | undefined, gone: Promise<Error>): Promise<Error | undefined> {
   return new Promise((done) => {
     void gone.then(done);
@@ -156,6 +170,7 @@ export async function runStack(options: RunStackOptions): Promise<number> {
   const complain = options.complain ?? ((line: string) => void process.stderr.write(`${line}\n`));
   let link: LinkDevice | undefined;
   let writer: PcapngWriter | undefined;
+  let trace: StackTrace | undefined;
   try {
     const { addresses, gateways, mac, app } = check(options);
     const shown = addresses.map(formatCidr).join(', ');
@@ -188,6 +203,7 @@ export async function runStack(options: RunStackOptions): Promise<number> {
           `changeover stack: ${formatIpAddress(address)} is not used: ${formatMac(holder)} has it already`,
         ),
     });
+    if (options.trace !== undefined) trace = openTrace(stack, options.trace);
     stack.ip.announce();
     const override = installNetOverride(stack, {
       loopback: options.loopback ?? 'node',
@@ -218,5 +234,6 @@ export async function runStack(options: RunStackOptions): Promise<number> {
   } finally {
     link?.close();
     await writer?.close();
+    await trace?.close();
   }
 }

@@ -14,6 +14,8 @@ http
       response.setHeader('content-length', big.length);
       response.setHeader('x-sha256', createHash('sha256').update(big).digest('hex'));
       response.end(big);
+    } else if (request.url?.startsWith('/bytes/')) {
+      response.end(big.subarray(0, Number(request.url.slice(7))));
     } else if (request.method === 'PUT') {
       const hash = createHash('sha256');
       request.on('data', (chunk) => hash.update(chunk));

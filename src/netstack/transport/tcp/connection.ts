@@ -80,6 +80,11 @@ export class TcpConnection {
     effMss: number;
     flight: number;
     retransmittedSegments: number;
+    timeouts: number;
+    /** Segments that came out of order; that were outside of the window; whose timestamp was too old. */
+    outOfOrder: number;
+    outOfWindow: number;
+    pawsDropped: number;
     sackPermitted: boolean;
     timestamps: boolean;
     congestion: string;
@@ -99,6 +104,10 @@ export class TcpConnection {
       effMss: tcb.effMss,
       flight: tcb.flight,
       retransmittedSegments: tcb.retransmittedSegments,
+      timeouts: tcb.timeouts,
+      outOfOrder: tcb.outOfOrder,
+      outOfWindow: tcb.outOfWindow,
+      pawsDropped: tcb.pawsDropped,
       sackPermitted: tcb.sackPermitted,
       timestamps: tcb.timestamps,
       congestion: tcb.congestion.name,

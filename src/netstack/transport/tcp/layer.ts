@@ -54,6 +54,8 @@ export class TcpLayer implements Transport, Engine {
   readonly config: TcpConfig;
   readonly ip: IpOutput;
   readonly counters = new TcpCounters();
+  /** Told about a connection each time it was worked on. */
+  observer: ((connection: TcpConnection) => void) | undefined;
   readonly scratch = new Uint8Array(new ArrayBuffer(SCRATCH_BYTES));
   readonly #defer: (callback: () => void) => void;
   readonly #isn: IsnGenerator;
@@ -570,10 +572,12 @@ export class TcpLayer implements Transport, Engine {
           tcb.dirty = false;
           if (tcb.state === STATE.CLOSED || tcb.state === STATE.TOMBSTONE) {
             if (tcb.owesClosed) this.touch(tcb);
+            else this.observer?.(this.#connectionOf(tcb));
             continue;
           }
           output(this, tcb);
           armTimer(this, tcb);
+          this.observer?.(this.#connectionOf(tcb));
           if (tcb.owes) this.touch(tcb);
         }
       }

@@ -58,6 +58,7 @@ function checkTimestamps(engine: Engine, tcb: Tcb, segment: Segment): boolean {
   if (((options.tsVal - tcb.tsRecent) | 0) >= 0) return true;
   if (engine.clock.nowMs() - tcb.tsRecentAtMs > PAWS_EXPIRY_MS) return true;
   engine.counters.pawsDropped++;
+  tcb.pawsDropped++;
   answerUnacceptable(engine, tcb, segment);
   return false;
 }
@@ -91,6 +92,7 @@ function checkSequence(engine: Engine, tcb: Tcb, segment: Segment): boolean {
       : seqLt(segment.seq, edge) && seqGt(end, tcb.rcvNxt);
   if (!acceptable) {
     engine.counters.outOfWindow++;
+    tcb.outOfWindow++;
     if (segment.flags & RST) return false;
     if (tcb.state === STATE.SYN_RECEIVED && segment.flags & SYN && segment.seq === tcb.irs) {
       // Our SYN-ACK was lost, or is late: the same again.
@@ -315,6 +317,7 @@ function text(engine: Engine, tcb: Tcb, segment: Segment): boolean {
   engine.counters.bytesIn += segment.dataLength;
   if (segment.seq !== tcb.rcvNxt) {
     engine.counters.outOfOrder++;
+    tcb.outOfOrder++;
     const kept = tcb.reassembly.insert(
       tcb.rcvNxt,
       segment.seq,

@@ -238,6 +238,10 @@ export class Tcb {
   bytesWritten = 0;
   bytesSent = 0;
   retransmittedSegments = 0;
+  timeouts = 0;
+  outOfOrder = 0;
+  outOfWindow = 0;
+  pawsDropped = 0;
   // Receive buffer autotuning: bytes the application took in the current round trip.
   tuneBytes = 0;
   tuneStartMs = 0;

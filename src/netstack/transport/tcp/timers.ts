@@ -84,6 +84,7 @@ function retransmissionTimeout(engine: Engine, tcb: Tcb): void {
   tcb.tlpOut = false;
   tcb.rttStartMs = NEVER;
   engine.counters.timeouts++;
+  tcb.timeouts++;
   if (tcb.retransmits >= retryLimit(engine, tcb)) {
     engine.finish(tcb, tcb.softError ?? new TcpError('ETIMEDOUT'));
     return;
