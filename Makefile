@@ -9,7 +9,7 @@ ADDONS = tap-tun/build/tap_tun.node block-io/build/block_io.node
 
 RUN_PACKAGES = g++ make iproute2 e2fsprogs
 TEST_PACKAGES = $(RUN_PACKAGES) python3 libpcap-dev curl wrk tshark libnbd-bin python3-libnbd nbdkit qemu-utils fio xfsprogs \
-  iputils-ping iperf3 patch strace util-linux procps netbase openssl nmap hping3 tcpreplay \
+  iputils-ping iperf3 patch strace util-linux procps netbase openssl redis-tools nmap hping3 tcpreplay \
   qemu-system-x86 busybox-static cpio ethtool
 # Peers that only the bench runs. Where one is missing its column says so.
 BENCH_PACKAGES = vde2 slirp4netns haproxy iputils-arping

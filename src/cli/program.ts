@@ -364,8 +364,9 @@ function standaloneCommands(program: Command, hooks: ProgramHooks): void {
         'a stateful service under load, patched live, then rolled back; needs root, leaves nothing behind',
       options: [
         flag('--strategy <name>', 'how the network is moved')
-          .choices(['both', 'overlap', 'hold'])
+          .choices(['both', 'overlap', 'hold', 'drain'])
           .default('both'),
+        flag('--procedure <name>', 'how the address is moved').choices(['H6', 'H7', 'H8']),
         flag('--seconds <n>', 'steady load before and after every step')
           .argParser(wholeNumber(1, 3600))
           .default(3),

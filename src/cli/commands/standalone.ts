@@ -1,6 +1,7 @@
 /** Programs that need no daemon. Each returns its exit code. */
 import { resolve } from 'node:path';
 import { messageOf } from '../../common/index.ts';
+import type { Procedure } from '../../patch/index.ts';
 import { CliError } from '../cli-error.ts';
 import type { DemoStrategy } from '../demo/index.ts';
 import type { ExitCode } from '../exit-codes.ts';
@@ -23,6 +24,7 @@ const demo: Program = async (session, _args, options) => {
     strategy: (options['strategy'] as DemoStrategy | undefined) ?? 'both',
     seconds: (options['seconds'] as number | undefined) ?? 3,
     rate: (options['rate'] as number | undefined) ?? 2500,
+    ...given('procedure', options['procedure'] as Procedure | undefined),
     ...given('keep', options['keep'] === undefined ? undefined : file(options['keep'])),
     json: session.json,
   });

@@ -6,15 +6,18 @@ import { spawn, spawnSync } from 'node:child_process';
 import { accessSync, constants, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Procedure } from '../../patch/index.ts';
 import { CliError } from '../cli-error.ts';
 import { EXIT } from '../exit-codes.ts';
 import type { InsideOptions } from './inside.ts';
 
-export const DEMO_STRATEGIES = ['both', 'overlap', 'hold'] as const;
+export const DEMO_STRATEGIES = ['both', 'overlap', 'hold', 'drain'] as const;
 export type DemoStrategy = (typeof DEMO_STRATEGIES)[number];
 
 export interface DemoOptions {
   readonly strategy: DemoStrategy;
+  /** Default: the one that the product picks for the strategy. With `both`: the strategy that shows it. */
+  readonly procedure?: Procedure;
   /** Steady load before and after every step of an act, 1 … 3600. */
   readonly seconds: number;
   /** Requests per second of the readers, 10 … 100 000. */
@@ -23,6 +26,14 @@ export interface DemoOptions {
   readonly keep?: string;
   readonly json: boolean;
 }
+
+/** By H7 every accepted request is complete before the addresses change; drain has the budget for streams of two seconds. */
+const SHOWN_BY = {
+  any: ['overlap', 'hold'],
+  H6: ['hold', 'drain'],
+  H7: ['drain'],
+  H8: ['overlap'],
+} as const;
 
 const SCRATCH_PREFIX = 'changeover-demo-';
 
@@ -35,7 +46,8 @@ export async function runDemo(options: DemoOptions): Promise<number> {
   const inside: InsideOptions = {
     scratch,
     evidence,
-    strategies: options.strategy === 'both' ? ['overlap', 'hold'] : [options.strategy],
+    strategies: options.strategy === 'both' ? SHOWN_BY[options.procedure ?? 'any'] : [options.strategy],
+    ...(options.procedure === undefined ? {} : { procedure: options.procedure }),
     seconds: options.seconds,
     rate: options.rate,
     json: options.json,

@@ -4,6 +4,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, createWriteStream, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { sentenceOf } from '../../common/index.ts';
+import type { Procedure, Strategy } from '../../patch/index.ts';
 import { ApiClient } from '../api-client.ts';
 import { CliError } from '../cli-error.ts';
 import { processTerminal } from '../terminal.ts';
@@ -17,7 +18,8 @@ import { buildScene, SERVICE_ADDRESS } from './scene.ts';
 export interface InsideOptions {
   readonly scratch: string;
   readonly evidence: string;
-  readonly strategies: readonly ('overlap' | 'hold')[];
+  readonly strategies: readonly Strategy[];
+  readonly procedure?: Procedure;
   readonly seconds: number;
   readonly rate: number;
   readonly json: boolean;
@@ -58,7 +60,7 @@ async function main(options: InsideOptions): Promise<number> {
     });
     const play = new Play(scene, api, clients, terminal, options.seconds, options.json);
     const acts = [];
-    for (const strategy of options.strategies) acts.push(await play.act(strategy));
+    for (const strategy of options.strategies) acts.push(await play.act(strategy, options.procedure));
     const load = await clients.ask('stop');
     clients = undefined;
     const reports = play.reports;

@@ -1,7 +1,7 @@
 /** One act of the demo: a patch appears, the run is prepared and cut, everything is checked, and rolled back. */
 import http from 'node:http';
 import type { RunView } from '../../daemon/index.ts';
-import type { RunPhase, RunReport, Strategy } from '../../patch/index.ts';
+import type { Procedure, RunPhase, RunReport, Strategy } from '../../patch/index.ts';
 import { FINAL_PHASES } from '../../patch/index.ts';
 import type { ApiClient } from '../api-client.ts';
 import { CliError } from '../cli-error.ts';
@@ -46,10 +46,13 @@ export class Play {
     this.#quiet = quiet;
   }
 
-  async act(strategy: Strategy): Promise<DemoAct> {
+  async act(strategy: Strategy, procedure?: Procedure): Promise<DemoAct> {
     const problems: string[] = [];
     this.#terminal.err(
-      this.#terminal.style('bold', `\n${strategy}: a patch appears, is flagged and applied`),
+      this.#terminal.style(
+        'bold',
+        `\n${procedure === undefined ? strategy : `${strategy} by ${procedure}`}: a patch appears, is flagged and applied`,
+      ),
     );
     await this.#steady();
     const before = await this.#version();
@@ -58,7 +61,11 @@ export class Play {
     await this.#api.post('/patches/scan');
     await this.#api.post(`/patches/${encodeURIComponent(PATCH_FILE)}/flag`);
 
-    const { id } = await this.#api.post<RunReport>('/runs', { strategy, prepareOnly: true });
+    const { id } = await this.#api.post<RunReport>('/runs', {
+      strategy,
+      ...(procedure === undefined ? {} : { procedure }),
+      prepareOnly: true,
+    });
     await this.#phase(id, ['ready']);
     await this.#cut(id, strategy);
     await this.#steady();

@@ -51,7 +51,7 @@ patching:
   allowUnsigned: false
   malwareScanner: none                  # or {clamd: /run/clamav/clamd.ctl}
   allowUnscanned: true                  # with malwareScanner none a run is refused unless this is true
-  strategy: auto                        # auto, overlap, hold
+  strategy: auto                        # auto, overlap, hold, drain
   budget: {pauseMs: 300, copyMs: 600000, quiesceMs: 200}
   lateWrites: refuse                    # or set-aside
   probation: {startWaitMs: 0, stabilityMs: 5000, tries: 3, rollbackOnFailure: true}

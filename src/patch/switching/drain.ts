@@ -16,12 +16,11 @@ import type { RunRecord } from '../run/record.ts';
 import type { CutPlan } from '../run/step.ts';
 import { AUTO_QUIET_MS } from '../strategy.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
-import { holdPlan } from './hold.ts';
+import { DEFAULT_DRAIN_MS, holdPlan } from './hold.ts';
 import type { Move } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
 const START_TIMEOUT_MS = 10_000;
-const DEFAULT_DRAIN_MS = 5_000;
 
 /** Whether both partitions may run at the same time; asked at the cut. */
 export async function bothMayRun(env: RunEnvironment, record: RunRecord): Promise<boolean> {

@@ -40,6 +40,8 @@ const HOLD_ALL_TIMEOUT_MS = 60_000;
 const START_TIMEOUT_MS = 8_000;
 const BARRIER_MS = 2_000;
 const NAMES_TOLD = 8;
+/** `budget.drainMs` where the policy names none. */
+export const DEFAULT_DRAIN_MS = 5_000;
 
 /** Default: requests that may write, for `budget.quiesceMs`. */
 export interface HoldOptions {
@@ -52,8 +54,8 @@ export interface HoldOptions {
 export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
   const { env, from, to } = move;
   const { mux, hypervisor, clock } = env;
-  const options = given ?? { all: false, budgetMs: env.policy.budget.quiesceMs };
   const exchange = move.procedure === 'H7';
+  const options = given ?? { all: false, budgetMs: defaultBudgetMs(move) };
   const figure = (h6: string, h7: string) => (exchange ? h7 : h6);
   const all = options.all || exchange;
   let barrier = 0;
@@ -205,6 +207,13 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
     },
   ];
   return { reversible, final };
+}
+
+/** The way back has no strategy of its own: by H7 every request is waited for, for as long as `drain` would. */
+function defaultBudgetMs(move: Move): number {
+  const { quiesceMs, drainMs = DEFAULT_DRAIN_MS } = move.env.policy.budget;
+  const isBack = move.from !== move.record.from;
+  return isBack && move.procedure === 'H7' ? Math.max(quiesceMs, drainMs) : quiesceMs;
 }
 
 /** The one operation of the mux: every address, every connection that was taken along; by H7 what each port may use. */

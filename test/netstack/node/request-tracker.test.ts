@@ -274,4 +274,110 @@ tracker(
   }),
 );
 
+tracker(
+  'quiesce of all waits for requests that only read, too, and names those that exceed the budget',
+  within(async () => {
+    const { tracker: t, raw, held, text, close } = await rig();
+    raw.write('GET /hold HTTP/1.1\r\nHost: x\r\n\r\n');
+    await eventually('held', () => held.length === 1);
+    const late = await t.quiesce(30, true);
+    assert.is(late.unfinished.length, 1);
+    assert.equal([late.draining, late.idle], [[], []]);
+    t.resume();
+    const waiting = t.quiesce(5_000, true);
+    held[0]!.end('done');
+    const quiesced = await waiting;
+    assert.equal([quiesced.unfinished, quiesced.draining], [[], []]);
+    assert.is(quiesced.idle.length, 1);
+    await eventually('answered', () => text().includes('done'));
+    const some = await t.quiesce(0);
+    assert.is(some.idle.length, 1, 'frozen already');
+    close();
+  }),
+);
+
+/** A server that answers each line with its length, and one client. */
+async function lines(stateless: boolean) {
+  const watching = new RequestTracker({ stateless });
+  const faces = pair({ onConnection: watching.onConnection });
+  let answerNow = true;
+  const due: (() => void)[] = [];
+  const seen: string[] = [];
+  const server = net.createServer((socket) => {
+    socket.on('data', (chunk) => {
+      seen.push(chunk.toString());
+      const answer = () => socket.write(`${chunk.length}\n`);
+      if (answerNow) answer();
+      else due.push(answer);
+    });
+    socket.on('error', () => {});
+  });
+  faces.server.listen(server, { port: 80 });
+  const raw = connectOn(faces.client, { host: SERVER, port: 80 });
+  let received = '';
+  let ended = false;
+  raw.on('data', (chunk: Buffer) => {
+    received += chunk.toString();
+  });
+  raw.on('end', () => {
+    ended = true;
+  });
+  await once(raw, 'connect');
+  raw.write('one');
+  await eventually('the answer', () => received === '3\n');
+  return {
+    watching,
+    raw,
+    seen,
+    later: () => {
+      answerNow = false;
+    },
+    due,
+    text: () => received,
+    ended: () => ended,
+    close: faces.close,
+  };
+}
+
+tracker(
+  'a silent connection of an unknown protocol is wound down: its side ends, never while an answer is due',
+  within(async () => {
+    const { watching, raw, later, due, text, ended, close } = await lines(false);
+    const flows = () => watching.connections().map(({ flow }) => flow);
+    later();
+    raw.write('busy');
+    await eventually('delivered', () => due.length === 1);
+    assert.equal(watching.windDown(flows()), [], 'an answer is due');
+    due[0]!();
+    await eventually('answered', () => text() === '3\n4\n');
+    assert.equal(watching.windDown([]), [], 'none was named');
+    assert.is(watching.windDown(flows()).length, 1);
+    await eventually('the end', () => ended());
+    assert.is(text(), '3\n4\n', 'everything sent before arrived');
+    close();
+  }),
+);
+
+tracker(
+  'stateless: a busy connection is frozen between its answer and the next request, which stays unread',
+  within(async () => {
+    const { watching, raw, seen, later, due, text, close } = await lines(true);
+    assert.is(only(watching), 'idle');
+    later();
+    raw.write('slow');
+    await eventually('delivered', () => due.length === 1);
+    const waiting = watching.quiesce(5_000, true);
+    due[0]!();
+    raw.write('next');
+    const { idle, unfinished } = await waiting;
+    assert.is(idle.length, 1);
+    assert.equal(unfinished, []);
+    await eventually('answered', () => text() === '3\n4\n');
+    assert.equal(seen, ['one', 'slow'], 'the next request was read although the connection is to be moved');
+    watching.resume();
+    await eventually('read after the thaw', () => seen.length === 3);
+    close();
+  }),
+);
+
 tracker.run();
