@@ -250,6 +250,20 @@ export class Partitions {
     if (service !== undefined) this.#restartSoon(service, change.id);
   }
 
+  /** A partition that failed just before it became the active one was nobody's to start again: it is now. */
+  runEnded(name: string): void {
+    const service = this.#daemon.configuration.services.find((known) => known.name === name);
+    if (service === undefined || this.#closing) return;
+    const id = this.#daemon.roles.active(name);
+    this.#daemon.hypervisor.partitionStatus(id).then(
+      ({ state }) => {
+        if (state === 'failed' && !this.#closing) this.#restartSoon(service, id);
+      },
+      (error) =>
+        this.#daemon.log.warn('the state of a partition is not known', { id, reason: messageOf(error) }),
+    );
+  }
+
   /** Until it runs, or the limit is reached; a start by hand begins anew. */
   #restartSoon(service: ServiceConfiguration, id: string, delayMs?: number): void {
     const { supervision } = this.#daemon.configuration;

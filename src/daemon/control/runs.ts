@@ -94,7 +94,9 @@ export class Runs {
   }
 
   #publish(event: PatchEvent): void {
-    if (event.kind === 'run') this.#daemon.events.publish('run', this.view(event.report.id));
-    else this.#daemon.events.publish('step', { run: event.run, phase: event.phase, step: event.step });
+    if (event.kind === 'run') {
+      this.#daemon.events.publish('run', this.view(event.report.id));
+      if (FINAL_PHASES.includes(event.report.phase)) this.#daemon.partitions.runEnded(event.report.service);
+    } else this.#daemon.events.publish('step', { run: event.run, phase: event.phase, step: event.step });
   }
 }
