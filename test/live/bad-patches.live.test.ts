@@ -14,7 +14,7 @@ import { writingClients } from './support/clients.ts';
 import { ask, ROOT, Site, version } from './support/site.ts';
 
 const bad = liveSuite('live/bad-patches');
-const IN_TEST_ROLLBACKS = 4;
+const IN_TEST_ROLLBACKS = 3;
 const IN_SOAK_ROLLBACKS = 2_000;
 const ROLLED_BACK_WITHIN_MS = 30_000;
 

@@ -18,7 +18,7 @@ import type { Case } from './support/trial-cases.ts';
 import { ALL_CASES, caseText, isOfGuest } from './support/trial-cases.ts';
 
 const points = liveSuite('live/points');
-const IN_TEST = 14;
+const IN_TEST = 10;
 const SUPERVISION =
   'supervision: {answerMs: 2000, restarts: 1000, withinMs: 60000, rollbacks: 3, resumes: 3}\n';
 

@@ -89,13 +89,23 @@ export class Probe implements ServiceProbe {
     }
   }
 
+  /**
+   * Over a private path the same address may have another hardware address than a moment ago. Who is being asked for stays so,
+   * except there: an address that nobody answered for on the uplink must not count as unreachable on the private path.
+   */
+  #forgetNeighbours(): void {
+    const { arp, neighbours } = this.#stack.ip;
+    for (const cache of [arp, neighbours]) {
+      if (this.#private > 0) cache.clear();
+      else cache.forgetKnown();
+    }
+  }
+
   /** Returns the function that ends the question without an answer. */
   #ask(address: string, health: HealthCheck, answered: (answer: ProbeAnswer) => void): () => void {
     const target = 'http' in health ? health.http : health.tcp;
     const startMs = this.#clock.nowMs();
-    // Over a private path the same address may have another hardware address than a moment ago.
-    this.#stack.ip.arp.forgetKnown();
-    this.#stack.ip.neighbours.forgetKnown();
+    this.#forgetNeighbours();
     let connection: TcpConnection | undefined;
     let localPort = 0;
     let settled = false;
@@ -129,8 +139,7 @@ export class Probe implements ServiceProbe {
 
   /** One HTTP request on a connection of its own. Never throws. */
   exchange(address: string, request: ProbeRequest): Promise<ProbeExchange> {
-    this.#stack.ip.arp.forgetKnown();
-    this.#stack.ip.neighbours.forgetKnown();
+    this.#forgetNeighbours();
     return new Promise((resolve) => {
       let connection: TcpConnection | undefined;
       let localPort = 0;

@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert';
 import type { ChannelError } from '../../../src/channel/index.ts';
 import { silentLog } from '../../../src/common/index.ts';
 import { DesiredState, rememberMux } from '../../../src/daemon/processes/desired-state.ts';
-import type { KeptProcessError } from '../../../src/daemon/processes/kept-process.ts';
+import type { KeptProcessError, KeptProcessOptions } from '../../../src/daemon/processes/kept-process.ts';
 import { KeptProcess } from '../../../src/daemon/processes/kept-process.ts';
 import { eventually, within } from '../../support/index.ts';
 
@@ -42,7 +42,7 @@ const server = new ChannelServer({
 await server.listen(socket);
 `;
 
-function keep(context: Context, manners = 'good', extra: { onUp?: (how: string) => void } = {}) {
+function keep(context: Context, manners = 'good', extra: Partial<KeptProcessOptions> = {}) {
   const { directory } = context;
   const program = join(directory, 'process.mjs');
   writeFileSync(program, PROGRAM);
@@ -158,6 +158,81 @@ kept(
     assert.is(error?.code, 'start-failed');
     assert.match(error?.message ?? '', /the test process could not be started: it exited with code 3/);
     assert.match(error?.remedy ?? '', /p\.log/);
+  }, LIMIT_MS),
+);
+
+kept(
+  'one that is stopped or stuck is killed and started again, and cannot go on later',
+  within(async (context: Context) => {
+    const one = keep(context, 'good', { ping: 'ports', answerMs: 1_000 });
+    await one.start();
+    const { pid } = await one.execute('uplink-add', { name: 'co0' });
+    process.kill(pid, 'SIGSTOP');
+    const after = await one.execute('ports', {}, { timeoutMs: 25_000 });
+    assert.is.not(after.pid, pid);
+    assert.equal(after.told, ['co0']);
+    assert.ok(ended(pid), 'SIGCONT has nobody to wake');
+  }, LIMIT_MS),
+);
+
+kept(
+  'one that is found stopped is not adopted but replaced, and told what it had been told',
+  within(async (context: Context) => {
+    const first = keep(context);
+    await first.start();
+    const { pid } = await first.execute('uplink-add', { name: 'co0' });
+    await eventually('the memory', () => existsSync(join(context.directory, 'desired.json')));
+    process.kill(pid, 'SIGSTOP');
+    first.close();
+    const second = keep(context, 'good', { ping: 'ports', answerMs: 1_000 });
+    await second.start();
+    const found = await second.execute('ports', {}, { timeoutMs: 20_000 });
+    assert.is.not(found.pid, pid);
+    assert.equal(found.told, ['co0']);
+    assert.ok(ended(pid));
+  }, LIMIT_MS),
+);
+
+kept(
+  'one that dies again and again is left alone: people are told, calls fail at once with a remedy',
+  within(async (context: Context) => {
+    const alarms: string[] = [];
+    const one = keep(context, 'good', {
+      limit: { restarts: 2, withinMs: 600_000 },
+      onGaveUp: (reason) => void alarms.push(reason),
+    });
+    await one.start();
+    for (let i = 0; i < 3; i++) {
+      await one.execute('ports', {}, { timeoutMs: 20_000 });
+      await one.execute('die', {}).catch(() => {});
+    }
+    await eventually('the alarm', () => alarms.length > 0, 20_000);
+    assert.equal(alarms, ['the test process ended 3 times within 600 s and is not started again']);
+    assert.is(one.status().state, 'gave-up');
+    assert.is(one.status().restarts, 2);
+    const refused = await one.execute('ports', {}).catch((error: KeptProcessError) => error);
+    assert.is((refused as KeptProcessError).code, 'gave-up');
+    assert.match((refused as KeptProcessError).remedy ?? '', /p\.log/);
+  }, LIMIT_MS),
+);
+
+kept(
+  'one that cannot be told again is no use: it is ended and started anew, never taken for one that was told',
+  within(async (context: Context) => {
+    let tries = 0;
+    const one = keep(context, 'good', {
+      replay: async (tell, commands) => {
+        tries++;
+        for (const command of commands) await tell(command);
+        if (tries === 2) throw new Error('the interface is busy');
+      },
+    });
+    await one.start();
+    await one.execute('uplink-add', { name: 'co0' });
+    await one.execute('die', {}).catch(() => {});
+    const after = await one.execute('ports', {}, { timeoutMs: 25_000 });
+    assert.equal(after.told, ['co0']);
+    assert.is(tries, 3);
   }, LIMIT_MS),
 );
 
