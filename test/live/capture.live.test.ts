@@ -8,7 +8,7 @@ import type { LinkDevice } from '../../src/netstack/link/index.ts';
 import { TapLink } from '../../src/netstack/link/index.ts';
 import { blocksOf, readPcapng } from '../netstack/capture/read-pcapng.ts';
 import { packet } from '../netstack/packets.ts';
-import { eventually, holdNamespace, liveSuite, within } from '../support/index.ts';
+import { eventually, type HeldNamespace, holdNamespace, liveSuite, within } from '../support/index.ts';
 
 const live = liveSuite('netstack/capture (live)');
 
@@ -55,6 +55,35 @@ function forward(from: LinkDevice, to: LinkDevice): void {
   });
 }
 
+/** 3 MiB by TCP and one datagram each way between two namespaces. */
+async function traffic(left: HeldNamespace, right: HeldNamespace, address = '10.77.5.2'): Promise<void> {
+  const server = spawn(
+    right.enter[0]!,
+    [
+      ...right.enter.slice(1),
+      process.execPath,
+      '-e',
+      `require('node:net').createServer((c) => c.end(Buffer.alloc(3 << 20, 7))).listen(7000, () => console.log('up'));
+       const u = require('node:dgram').createSocket('udp4', (m, r) => u.send(m, r.port, r.address)).bind(7001);`,
+    ],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  open({ close: () => void server.kill() });
+  await new Promise((resolve) => server.stdout.once('data', resolve));
+  const client = spawn(
+    left.enter[0]!,
+    [
+      ...left.enter.slice(1),
+      process.execPath,
+      '-e',
+      `const u = require('node:dgram').createSocket('udp4', () => { u.close();
+         require('node:net').connect(7000, '${address}').resume(); }); u.send('question', 7001, '${address}');`,
+    ],
+    { stdio: 'inherit' },
+  );
+  await new Promise((resolve) => client.on('close', resolve));
+}
+
 live(
   'tshark reads a capture of offloaded traffic without a warning, finds every checksum right and the marks in place',
   within(async () => {
@@ -71,31 +100,7 @@ live(
     forward(a, b);
     forward(b, a);
     writer.mark('before');
-    const server = spawn(
-      right.enter[0]!,
-      [
-        ...right.enter.slice(1),
-        process.execPath,
-        '-e',
-        `require('node:net').createServer((c) => c.end(Buffer.alloc(3 << 20, 7))).listen(7000, () => console.log('up'));
-         const u = require('node:dgram').createSocket('udp4', (m, r) => u.send(m, r.port, r.address)).bind(7001);`,
-      ],
-      { stdio: ['ignore', 'pipe', 'inherit'] },
-    );
-    open({ close: () => void server.kill() });
-    await new Promise((resolve) => server.stdout.once('data', resolve));
-    const client = spawn(
-      left.enter[0]!,
-      [
-        ...left.enter.slice(1),
-        process.execPath,
-        '-e',
-        `const u = require('node:dgram').createSocket('udp4', () => { u.close();
-           require('node:net').connect(7000, '10.77.5.2').resume(); }); u.send('question', 7001, '10.77.5.2');`,
-      ],
-      { stdio: 'inherit' },
-    );
-    await new Promise((resolve) => client.on('close', resolve));
+    await traffic(left, right);
     writer.mark('after: größer');
     await writer.flush();
 
@@ -140,6 +145,40 @@ live(
     assert.match(info, /Name = tt0/);
     assert.match(info, /Description = left side/);
     assert.match(info, /Time precision = nanoseconds/);
+  }, 60_000),
+);
+
+live(
+  'two points in one file: each by itself has nothing for Wireshark’s experts, also where both together look like retransmissions',
+  within(async () => {
+    const file = join(folder, 'points.pcapng');
+    const writer = PcapngWriter.create(file, { bufferBytes: 16 << 20 });
+    const [left, right] = [open(await holdNamespace()), open(await holdNamespace())];
+    const end = (name: string, netns: string, ipv4: string) =>
+      open(new CaptureLink(new TapLink({ name, netns, ipv4 }), writer, { description: name }));
+    const a = end('tp0', left.path, '10.77.6.1/24');
+    const b = end('tp1', right.path, '10.77.6.2/24');
+    forward(a, b);
+    forward(b, a);
+    await traffic(left, right, '10.77.6.2');
+    a.close();
+    b.close();
+    assert.is((await writer.close()).dropped, 0);
+    for (const name of ['tp0', 'tp1']) {
+      const one = join(folder, `${name}.pcapng`);
+      await tshark(file, '-Y', `frame.interface_name == "${name}"`, '-w', one);
+      const packets = (await tshark(one, '-T', 'fields', '-e', 'frame.interface_name')).trim().split('\n');
+      assert.ok(
+        packets.length > 10 && packets.every((of) => of === name),
+        `${packets.length} packets of ${name}`,
+      );
+      const found = (await tshark(one, '-q', '-z', 'expert,warn')).split('\n');
+      assert.equal(
+        found.filter((line) => /^\s+\d+\s/.test(line) && !/D-SACK/.test(line)),
+        [],
+        name,
+      );
+    }
   }, 60_000),
 );
 
