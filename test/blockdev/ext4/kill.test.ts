@@ -7,13 +7,12 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createImage, FileStore, mountExt4, NbdClient } from '../../../src/blockdev/index.ts';
 import type { SeededRandom } from '../../../src/common/index.ts';
-import { eventually, inScratch, seeded, within } from '../../support/index.ts';
+import { eventually, inScratch, limitMs, seeded, Trials, within } from '../../support/index.ts';
 import { assertClean } from './image.ts';
 import type { Told } from './records.ts';
 import { assertAllThere, hear } from './records.ts';
 
 const test = suite('blockdev/ext4/kill');
-const ROUNDS = process.env['SOAK'] === '1' ? 20 : 3;
 
 function start(script: string, ...args: string[]): ChildProcess {
   const path = fileURLToPath(new URL(script, import.meta.url));
@@ -30,7 +29,9 @@ async function kill(child: ChildProcess): Promise<void> {
 
 /** One image, killed and mounted again and again; `during` may kill the server, too. */
 async function rounds(
+  what: string,
   random: SeededRandom,
+  seed: number,
   during: (server: () => ChildProcess, restart: () => Promise<void>) => Promise<void>,
 ): Promise<void> {
   await inScratch(async (directory) => {
@@ -39,7 +40,9 @@ async function rounds(
     await createImage({ path: image, sizeBytes: 16 * 1024 * 1024 });
     const told: Told = { log: -1, versions: new Map() };
     const serve = () => start('../nbd/serve-file.ts', image, socket);
-    for (let round = 1; round <= ROUNDS; round++) {
+    const trials = new Trials(`S1: ${what}`, 3, 20);
+    for (; trials.more; trials.count++) {
+      const round = trials.count + 1;
       let server = serve();
       await listening(socket);
       const writer = start('./kill-writer.ts', socket);
@@ -76,6 +79,7 @@ async function rounds(
       await assertClean(store, when);
       await store.close();
     }
+    trials.report(seed);
     assert.ok(told.log > 10, `${told.log} entries`);
     assert.ok(told.versions.size > 0, `${told.versions.size} files`);
   });
@@ -92,22 +96,25 @@ async function listening(socket: string): Promise<void> {
 
 test(
   'kill -9 of the writer, three times: every acknowledged record is there, the file system is whole',
-  within(() => seeded((random) => rounds(random, async () => {})), 280_000),
+  within(
+    () => seeded((random, seed) => rounds('kills of a writer on our ext4', random, seed, async () => {})),
+    limitMs(280_000),
+  ),
 );
 
 test(
   'kill -9 of the block process twice below a writer that goes on, then of the writer, three times',
   within(
     () =>
-      seeded((random) =>
-        rounds(random, async (server, restart) => {
+      seeded((random, seed) =>
+        rounds('kills of the server and the writer', random, seed, async (server, restart) => {
           for (let time = 0; time < 2; time++) {
             await kill(server());
             await restart();
           }
         }),
       ),
-    280_000,
+    limitMs(280_000),
   ),
 );
 

@@ -20,6 +20,8 @@ import { errnoOf } from '../device-compliance.ts';
 
 const mirror = suite('blockdev/mirror');
 const MIB = 1024 * 1024;
+/** On a busy machine as well. */
+const unhurried = (body: () => Promise<unknown> | unknown) => within(body, 60_000);
 
 /** Two disks over faults that can be set, and mirrors of them in either direction. */
 class Scene {
@@ -106,7 +108,7 @@ mirror(
 
 mirror(
   'after a split both sides write; joining them, in either direction, copies only what changed on either',
-  within(() =>
+  unhurried(() =>
     seeded((random) =>
       inScratch(async (directory) => {
         const scene = new Scene(directory, 64 * MIB);
@@ -138,7 +140,7 @@ mirror(
 
 mirror(
   'halves that do not know of each other are copied as a whole, or not at all',
-  within(() =>
+  unhurried(() =>
     inScratch(async (directory) => {
       const scene = new Scene(directory, MIB);
       assert.is(await errnoOf(() => scene.group('a', { onlyChanges: true }).start()), 'not-resumable');
@@ -161,7 +163,7 @@ mirror(
 
 mirror(
   'a resynchronisation that was interrupted goes on where it was',
-  within(() =>
+  unhurried(() =>
     seeded((random) =>
       inScratch(async (directory) => {
         const scene = new Scene(directory, 16 * MIB);
@@ -188,7 +190,7 @@ mirror(
 
 mirror(
   'a second half that fails is dropped and told; writes go on, it is never valid, and is joined again later',
-  within(() =>
+  unhurried(() =>
     seeded((random) =>
       inScratch(async (directory) => {
         for (const operation of ['write', 'flush'] as const) {
@@ -220,7 +222,7 @@ mirror(
 
 mirror(
   'a first half that fails is dropped: the guest goes on with the second, also for what it reads',
-  within(() =>
+  unhurried(() =>
     inScratch(async (directory) => {
       const scene = new Scene(directory, MIB);
       await scene.a.top.writeAt(Buffer.alloc(4096, 1), 0n);
@@ -246,7 +248,7 @@ mirror(
 
 mirror(
   'before everything is copied an error of the first half reaches the guest',
-  within(() =>
+  unhurried(() =>
     inScratch(async (directory) => {
       const scene = new Scene(directory, 4 * MIB);
       await scene.a.top.writeAt(Buffer.alloc(4 * MIB, 1), 0n);
@@ -264,7 +266,7 @@ mirror(
 
 mirror(
   'a read error while halves are joined ends it: the second half stays invalid',
-  within(() =>
+  unhurried(() =>
     inScratch(async (directory) => {
       const scene = new Scene(directory, 4 * MIB);
       await scene.a.top.writeAt(Buffer.alloc(4 * MIB, 1), 0n);
@@ -281,7 +283,7 @@ mirror(
 
 mirror(
   'the map: marks survive the process, a map of another size or boot is not used, a damaged one neither',
-  within(() =>
+  unhurried(() =>
     inScratch(async (directory) => {
       const path = join(directory, 'x.mirror');
       const size = 5 * 1024 ** 4 + 512;
