@@ -20,8 +20,9 @@ import { LEAF, TAG_BYTES } from './leaf-tag.ts';
 import type { ProofTree } from './proof-tree.ts';
 import type { Tagger } from './tagger.ts';
 
-/** Leaves hashed at once. */
+/** Leaves hashed at once in the background: a cut waits for them. And when a cut waits for all of them anyway. */
 const BATCH = 8;
+const LARGE_BATCH = 32;
 /** How far ahead holes are looked for, bytes; then 16 times as far, and so on. */
 const REACH = 16 * LEAF;
 /** Passes in a row that found a leaf different, before it is looked into. */
@@ -164,14 +165,15 @@ export class Prover {
   }
 
   /** Proves the next batch from `from` on; returns the first leaf behind it. */
-  async #proveLeaves(from: number, { before, touched = false }: PassOptions): Promise<number> {
+  async #proveLeaves(from: number, { before, stop, touched = false }: PassOptions): Promise<number> {
     const { source, target, tree, tagger, settled } = this.#options;
+    const batch = stop === undefined ? LARGE_BATCH : BATCH;
     const leaves: Leaf[] = [];
     const known = new Map<number, Uint8Array>();
     let end = from;
     for (
       let at: number | undefined = from;
-      at !== undefined && at < from + BATCH;
+      at !== undefined && at < from + batch;
       at = tree.next(end, touched)
     ) {
       const tag = tree.begin(at);
