@@ -3,10 +3,11 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { messageOf, SeededRandom } from '../../../src/common/index.ts';
-import { diskId } from '../../../src/hypervisor/index.ts';
 import type { RunPhase } from '../../../src/patch/index.ts';
 import { FINAL_PHASES, PatchManager } from '../../../src/patch/index.ts';
-import type { Fate, Flaw, PartitionId } from './world.ts';
+import type { Flaw } from './disks.ts';
+import type { PartitionId } from './parts.ts';
+import type { Fate } from './world.ts';
 import { PARTITIONS, World } from './world.ts';
 
 const CLIENTS = 6;
@@ -42,7 +43,7 @@ export interface Outcome {
 /** Throws an assertion that names the story when something does not hold. */
 export async function simulate(story: Story, directory: string): Promise<Outcome> {
   const world = new World(new SeededRandom(story.seed), CLIENTS);
-  world.flaw = story.flaw;
+  world.breaks(story.flaw);
   const timers = takeOverTimers(world);
   const stateDirectory = join(directory, `story-${story.seed}`);
   mkdirSync(stateDirectory, { recursive: true });
@@ -184,7 +185,7 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     const say = (what: string) => `${when}: ${what}`;
     const { active, path, guests, disks } = world;
     const other: PartitionId = active === 'A' ? 'B' : 'A';
-    const disk = (id: PartitionId) => disks.get(diskId(id, 'application'))!;
+    const disk = (id: PartitionId) => disks.application(id);
     check(path === active, say(`${active} is active, the path leads to ${path}`));
     check(guests[active].phase === 'serving', say(`${active} is active and ${guests[active].phase}`));
     check(world.ports[active] === 'attached', say(`the port of ${active} is isolated`));

@@ -3,92 +3,18 @@
  * virtual clock. The manager is the real one; what it calls is a model that does what the processes promise, takes its time for
  * each command, and can lose, fail or cut off any of them. A control process that dies leaves the world as it is.
  */
-import { CodedError, type SeededRandom, VirtualClock } from '../../../src/common/index.ts';
+import { type SeededRandom, VirtualClock } from '../../../src/common/index.ts';
 import { diskId } from '../../../src/hypervisor/index.ts';
 import type { RunEnvironment } from '../../../src/patch/index.ts';
 import { MemoryJournal, MemoryPatchTable } from '../../../src/patch/index.ts';
 
-export type PartitionId = 'A' | 'B';
+import type { Flaw } from './disks.ts';
+import { SimulatedDisks, WorldError } from './disks.ts';
+import type { Client, Flow, Guest, Handed, Hold, PartitionId, Request } from './parts.ts';
+import { ADDRESS, detail, flowOf, newGuest, ZERO } from './parts.ts';
+
 export const PARTITIONS: readonly PartitionId[] = ['A', 'B'];
-export const ADDRESS = '10.0.0.1';
-const CLIENT_ADDRESS = '10.0.0.200';
 const CLIENT_TIMEOUT_MS = 700;
-
-class WorldError extends CodedError {}
-
-interface Request {
-  /** Number of the write. */
-  readonly write: number;
-  /** A try that nobody waits for any more is not answered. */
-  readonly attempt: number;
-  readonly connection: Connection;
-}
-
-interface Connection {
-  readonly id: number;
-  readonly client: Client;
-  /** Where the mux's flow table leads it; undefined before its first packet. */
-  port: PartitionId | undefined;
-  steered: boolean;
-  closed: boolean;
-}
-
-interface Client {
-  readonly keepAlive: boolean;
-  connection: Connection | undefined;
-  attempt: number;
-  next: number;
-  readonly acknowledged: number[];
-  failures: number;
-}
-
-interface Disk {
-  content: number[];
-  fence: 'none' | 'refuse';
-  /** Target of a copy that was not cut. */
-  invalid: boolean;
-  lastWriteMs: number | undefined;
-}
-
-interface Group {
-  readonly pairs: { readonly from: string; readonly to: string; pending: number[]; cut: boolean }[];
-  readonly convergedMs: number;
-}
-
-interface Guest {
-  phase: 'stopped' | 'ready' | 'serving' | 'frozen';
-  boots: number;
-  diskExported: boolean;
-  frozenFileSystems: boolean;
-  readonly connections: Set<Connection>;
-  /** Not read yet: the connection is frozen. */
-  unread: Request[];
-  busy: number;
-  exported: Handed[];
-}
-
-interface Flow {
-  readonly localAddress: string;
-  readonly localPort: number;
-  readonly remoteAddress: string;
-  readonly remotePort: number;
-}
-
-/** A connection between two guests. */
-interface Handed {
-  readonly flow: Flow;
-  readonly connection: Connection;
-  readonly unread: Request[];
-}
-
-interface Hold {
-  scope: 'new-flows' | 'all';
-  readonly queue: Request[];
-  readonly began: number;
-}
-
-/** A promise that the model breaks, to see that the trials notice it. */
-export type Flaw = 'loses-the-last-delta' | 'does-not-fence' | 'keeps-holding' | 'forgets-the-reverse-log';
 
 /** What becomes of one command of the control process. */
 export type Fate = 'done' | 'fails' | 'done-and-fails' | 'control-dies' | 'control-dies-after';
@@ -99,11 +25,10 @@ export class World {
   readonly patches = new MemoryPatchTable();
   readonly random: SeededRandom;
   readonly guests: Record<PartitionId, Guest> = { A: newGuest(), B: newGuest() };
-  readonly disks = new Map<string, Disk>();
-  readonly groups = new Map<string, Group>();
+  readonly disks: SimulatedDisks;
   readonly clients: Client[] = [];
   readonly alarms: string[] = [];
-  flaw: Flaw | undefined;
+  #flaw: Flaw | undefined;
   active: PartitionId = 'A';
   path: PartitionId = 'A';
   ports: Record<PartitionId, 'attached' | 'isolated'> = { A: 'attached', B: 'isolated' };
@@ -124,11 +49,7 @@ export class World {
 
   constructor(random: SeededRandom, clients: number) {
     this.random = random;
-    for (const partition of PARTITIONS)
-      for (const role of ['system', 'application'] as const)
-        this.disks.set(diskId(partition, role), {
-          ...{ content: [], fence: 'none', invalid: false, lastWriteMs: undefined },
-        });
+    this.disks = new SimulatedDisks(this.clock, random, PARTITIONS);
     Object.assign(this.guests.A, { phase: 'serving', diskExported: true });
     for (let i = 0; i < clients; i++) {
       const client: Client = {
@@ -188,7 +109,7 @@ export class World {
         stopPartition: (id: PartitionId) => call(`stop ${id}`, () => this.#stop(id), 20),
         exportApplicationDisk: (id: PartitionId, exported: boolean) =>
           call(`export-disk ${id} ${exported}`, () => {
-            if (exported && this.disks.get(diskId(id, 'application'))!.invalid)
+            if (exported && this.disks.application(id).invalid)
               throw new WorldError('not-valid', 'the target of a copy that was not cut');
             this.guests[id].diskExported = exported;
           }),
@@ -201,7 +122,8 @@ export class World {
           call(`mux ${name} ${detail(args)}`, () => this.#mux(name, args), 0.5),
       },
       disks: {
-        execute: (name: string, args: never) => call(`disks ${name}`, () => this.#disks(name, args), 1),
+        execute: (name: string, args: never) =>
+          call(`disks ${name}`, () => this.disks.execute(name, args), 1),
       },
       probe: {
         addresses: ['10.0.0.250'],
@@ -256,9 +178,14 @@ export class World {
     this.#stop(id);
   }
 
+  breaks(flaw: Flaw | undefined): void {
+    this.#flaw = flaw;
+    this.disks.flaw = flaw;
+  }
+
   /** Another block process: fences and what is on the disks stay, copies and logs of the way back are gone. */
   restartBlock(): void {
-    this.groups.clear();
+    this.disks.groups.clear();
   }
 
   /** What the daemon does about an active partition that ended, unless it is being moved just then. */
@@ -455,7 +382,7 @@ export class World {
         return {};
       }
       case 'hold-release':
-        if (this.flaw === 'keeps-holding') return { released: 0, longestHoldMs: 1 };
+        if (this.#flaw === 'keeps-holding') return { released: 0, longestHoldMs: 1 };
         return { released: this.#release(), longestHoldMs: 1 };
       case 'switch': {
         const moved = new Set(
@@ -541,107 +468,6 @@ export class World {
     };
   }
 
-  // ---- disks
-
-  #disks(name: string, args: Record<string, unknown>): unknown {
-    switch (name) {
-      case 'copy-start': {
-        const pairs = (args['pairs'] as { from: string; to: string }[]).map(({ from, to }) => {
-          const target = this.disks.get(to)!;
-          target.content = [...this.disks.get(from)!.content];
-          target.invalid = true;
-          return { from, to, pending: [], cut: false };
-        });
-        const name = args['copy'] as string;
-        this.groups.set(name, { pairs, convergedMs: this.clock.nowMs() + 20 + this.random.below(200) });
-        return this.#copyStatus(name);
-      }
-      case 'reverse-start': {
-        const pairs = (args['pairs'] as { from: string; to: string }[]).map((pair) => ({
-          ...{ ...pair, pending: [], cut: false },
-        }));
-        if (!this.groups.has(args['copy'] as string))
-          this.groups.set(args['copy'] as string, { pairs, convergedMs: 0 });
-        return {};
-      }
-      case 'copy-round':
-        for (const pair of this.#group(args).pairs) this.#reflect(pair);
-        return { ...this.#copyStatus(args['copy'] as string), roundMs: 1 };
-      case 'copy-cut': {
-        const from = args['from'] as string[] | undefined;
-        const pairs = this.#group(args).pairs.filter((pair) => from?.includes(pair.from) !== false);
-        for (const pair of pairs) {
-          if (this.flaw === 'loses-the-last-delta') pair.pending = [];
-          this.#reflect(pair);
-          pair.cut = true;
-          this.disks.get(pair.to)!.invalid = false;
-          if (args['fence'] !== undefined && this.flaw !== 'does-not-fence')
-            this.disks.get(pair.from)!.fence = 'refuse';
-        }
-        return {
-          disks: pairs.map((pair) => ({ from: pair.from, to: pair.to, sequence: '1', deltaBytes: '0' })),
-          durationMs: 1,
-        };
-      }
-      case 'copy-cancel':
-        // It stays known: cancelling it again changes nothing.
-        for (const pair of this.#group(args).pairs) pair.cut = true;
-        return {};
-      case 'copy-status':
-        this.#group(args);
-        return this.#copyStatus(args['copy'] as string);
-      case 'fence':
-        this.disks.get(args['id'] as string)!.fence = args['mode'] === 'none' ? 'none' : 'refuse';
-        return {};
-      case 'hash':
-        return { sha256: 'same' };
-      case 'disk-status':
-        return [...this.disks]
-          .filter(([id]) => args['id'] === undefined || id === args['id'])
-          .map(([id, disk]) => ({
-            ...{ id, size: '1048576', fence: disk.fence },
-            ...(disk.lastWriteMs === undefined
-              ? {}
-              : { lastWriteMsAgo: this.clock.nowMs() - disk.lastWriteMs }),
-          }));
-      default:
-        return {};
-    }
-  }
-
-  #group(args: Record<string, unknown>): Group {
-    const group = this.groups.get(args['copy'] as string);
-    if (group === undefined) throw new WorldError('unknown-copy', `there is no copy ${args['copy']}`);
-    return group;
-  }
-
-  #copyStatus(name: string): object {
-    const { pairs, convergedMs } = this.groups.get(name)!;
-    const isCut = pairs.every(({ cut }) => cut);
-    const phase = isCut ? 'cut' : this.clock.nowMs() >= convergedMs ? 'converged' : 'copying';
-    return {
-      ...{ copy: name, phase, total: '1', copied: '1', delta: '0', rounds: 1, bytesPerSecond: 1 },
-      ...{ writeRate: 1, reflectRate: 1 },
-    };
-  }
-
-  #reflect(pair: Group['pairs'][number]): void {
-    if (pair.cut) return;
-    this.disks.get(pair.to)!.content.push(...pair.pending.splice(0));
-  }
-
-  #write(id: string, write: number): boolean {
-    const disk = this.disks.get(id)!;
-    if (disk.fence !== 'none') return false;
-    disk.content.push(write);
-    disk.lastWriteMs = this.clock.nowMs();
-    for (const { pairs } of this.groups.values())
-      for (const pair of pairs)
-        if (pair.from === id && !pair.cut && !(this.flaw === 'forgets-the-reverse-log' && id.startsWith('B')))
-          pair.pending.push(write);
-    return true;
-  }
-
   // ---- requests
 
   #receive(id: PartitionId, request: Request): void {
@@ -658,7 +484,7 @@ export class World {
     await this.sleep(0.5 + this.random.below(30) / 10);
     while (guest.frozenFileSystems && guest.boots === boots) await this.sleep(1);
     if (guest.boots !== boots) return;
-    const ok = guest.diskExported && this.#write(diskId(id, 'application'), request.write);
+    const ok = guest.diskExported && this.disks.write(diskId(id, 'application'), request.write);
     // The write is durable before it is acknowledged; between the two the partition may die.
     await this.sleep(0.2);
     if (guest.boots !== boots) return;
@@ -710,21 +536,4 @@ export class World {
   sleep(ms: number): Promise<void> {
     return new Promise((resolve) => this.clock.after(ms, resolve));
   }
-}
-
-const ZERO = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0, longestHoldMs: 0 };
-
-function newGuest(): Guest {
-  return {
-    ...{ phase: 'stopped' as const, boots: 0, diskExported: false, frozenFileSystems: false },
-    ...{ connections: new Set<Connection>(), unread: [], busy: 0, exported: [] },
-  };
-}
-
-function flowOf(connection: Connection): Flow {
-  return { localAddress: ADDRESS, localPort: 80, remoteAddress: CLIENT_ADDRESS, remotePort: connection.id };
-}
-
-function detail(args: Record<string, unknown>): string {
-  return String(args['scope'] ?? args['state'] ?? args['to'] ?? '');
 }

@@ -1,0 +1,80 @@
+/** What the simulated world consists of: clients and their connections, guests, what the mux holds. */
+
+export type PartitionId = 'A' | 'B';
+export const ADDRESS = '10.0.0.1';
+const CLIENT_ADDRESS = '10.0.0.200';
+
+export interface Request {
+  /** Number of the write. */
+  readonly write: number;
+  /** A try that nobody waits for any more is not answered. */
+  readonly attempt: number;
+  readonly connection: Connection;
+}
+
+export interface Connection {
+  readonly id: number;
+  readonly client: Client;
+  /** Where the mux's flow table leads it; undefined before its first packet. */
+  port: PartitionId | undefined;
+  steered: boolean;
+  closed: boolean;
+}
+
+export interface Client {
+  readonly keepAlive: boolean;
+  connection: Connection | undefined;
+  attempt: number;
+  next: number;
+  readonly acknowledged: number[];
+  failures: number;
+}
+
+export interface Guest {
+  phase: 'stopped' | 'ready' | 'serving' | 'frozen';
+  boots: number;
+  diskExported: boolean;
+  frozenFileSystems: boolean;
+  readonly connections: Set<Connection>;
+  /** Not read yet: the connection is frozen. */
+  unread: Request[];
+  busy: number;
+  exported: Handed[];
+}
+
+export interface Flow {
+  readonly localAddress: string;
+  readonly localPort: number;
+  readonly remoteAddress: string;
+  readonly remotePort: number;
+}
+
+/** A connection between two guests. */
+export interface Handed {
+  readonly flow: Flow;
+  readonly connection: Connection;
+  readonly unread: Request[];
+}
+
+export interface Hold {
+  scope: 'new-flows' | 'all';
+  readonly queue: Request[];
+  readonly began: number;
+}
+
+export const ZERO = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0, longestHoldMs: 0 };
+
+export function newGuest(): Guest {
+  return {
+    ...{ phase: 'stopped' as const, boots: 0, diskExported: false, frozenFileSystems: false },
+    ...{ connections: new Set<Connection>(), unread: [], busy: 0, exported: [] },
+  };
+}
+
+export function flowOf(connection: Connection): Flow {
+  return { localAddress: ADDRESS, localPort: 80, remoteAddress: CLIENT_ADDRESS, remotePort: connection.id };
+}
+
+export function detail(args: Record<string, unknown>): string {
+  return String(args['scope'] ?? args['state'] ?? args['to'] ?? '');
+}
