@@ -66,7 +66,7 @@ for (const step of process.env['SOAK'] === '1'
 }
 
 /** Steps of the cut at whose beginning the control process is killed. */
-const CUT_POINTS = [
+const CUT_POINTS: readonly (readonly ['hold' | 'overlap' | 'drain', string, 'H7'?])[] = [
   ['hold', 'hold-new-requests'],
   ['hold', 'complete-accepted-requests'],
   ['hold', 'take-connections'],
@@ -82,7 +82,13 @@ const CUT_POINTS = [
   ['overlap', 'switch-network'],
   ['overlap', 'alter-own-address'],
   ['overlap', 'announce-address'],
-] as const;
+  ['drain', 'hold-connections'],
+  ['drain', 'switch-network'],
+  ['hold', 'alter-own-address', 'H7'],
+  ['hold', 'request-address', 'H7'],
+  ['hold', 'switch-network', 'H7'],
+  ['hold', 'put-connections', 'H7'],
+];
 
 /** A seeded few of them in every run, all with SOAK=1. */
 function chosenPoints(): (typeof CUT_POINTS)[number][] {
@@ -133,9 +139,9 @@ class Keeper {
   }
 }
 
-for (const [strategy, step] of chosenPoints()) {
+for (const [strategy, step, procedure] of chosenPoints()) {
   recover(
-    `${strategy}, killed in ${step}: one owner, nothing lost, keep-alive clients stay connected`,
+    `${[strategy, procedure].filter((word) => word !== undefined).join(' by ')}, killed in ${step}: one owner, nothing lost, keep-alive clients stay connected`,
     within(
       () =>
         withSite(async (site) => {
@@ -143,7 +149,8 @@ for (const [strategy, step] of chosenPoints()) {
           const keeper = new Keeper();
           try {
             await keeper.write('before');
-            const { id } = await site.api.post<RunView>('/runs', { strategy, prepareOnly: true });
+            const begun = { strategy, prepareOnly: true, ...(procedure === undefined ? {} : { procedure }) };
+            const { id } = await site.api.post<RunView>('/runs', begun);
             await site.reached(id, 'ready');
             await new Promise((resolve) => setTimeout(resolve, strategy === 'overlap' ? 400 : 0));
             await killAt(site, id, step);

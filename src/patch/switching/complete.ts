@@ -29,12 +29,14 @@ export async function completeSwitch(env: RunEnvironment, move: Move): Promise<v
     // Made before, in other words, by a mux process that was told again where the path leads.
     await move.each((address) => attempt('the path', () => mux.execute('path-set', { address, port: to })));
   }
-  if (isOverlap) {
+  if (isOverlap || move.procedure === 'H7') {
     for (const { address, second } of move.pairs) {
       if (second === undefined) continue;
       await attempt('the path of the second address', () =>
         mux.execute('path-set', { address: second, port: move.port(move.from) }),
       );
+      // By H7 it was changed before the role was written down.
+      if (!isOverlap) continue;
       await attempt('the change of address', () =>
         hypervisor.control(move.from).alterAddress(address, second),
       );
