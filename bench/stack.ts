@@ -5,9 +5,12 @@ import type { Bench, Contender, NetworkNamespace, Stage, Subject } from './frame
 import { CHANGEOVER, ip, missing, NODE, onStage, PROGRAMS } from './framework/index.ts';
 
 const OURS = 'changeover stack';
+const THROUGH_MUX = 'changeover mux, port and stack';
 const KERNEL = 'kernel TCP';
 const SLIRP = 'slirp4netns';
 const OUR_ADDRESS = '10.79.1.2';
+const MUX_ADDRESS = '10.79.3.2';
+const MUX_MAC = '02:00:0a:4f:03:02';
 const KERNEL_ADDRESS = '10.79.2.2';
 /** The host, as slirp4netns shows it to a namespace. */
 const SLIRP_ADDRESS = '10.0.2.2';
@@ -32,10 +35,17 @@ async function bulk(bench: Bench, stage: Stage): Promise<void> {
     direction,
     String(bench.seconds),
   ];
+  await servesBehindMux(bench, stage);
   const slirp = await slirpNamespace(stage).catch(messageOf);
   for (const direction of ['out', 'in'] as const) {
     const sample = (host: string, space?: NetworkNamespace) => async () => [
       8 * Number(await stage.run(client(host, direction), { in: space })),
+    ];
+    const peers = [
+      typeof slirp === 'string'
+        ? { name: SLIRP, absent: slirp }
+        : { name: SLIRP, sample: sample(SLIRP_ADDRESS, slirp) },
+      { name: KERNEL, sample: sample(KERNEL_ADDRESS) },
     ];
     await bench.race({
       id: 'M4',
@@ -48,12 +58,20 @@ async function bulk(bench: Bench, stage: Stage): Promise<void> {
         },
       ],
       ours: { name: OURS, sample: sample(OUR_ADDRESS) },
-      peers: [
-        typeof slirp === 'string'
-          ? { name: SLIRP, absent: slirp }
-          : { name: SLIRP, sample: sample(SLIRP_ADDRESS, slirp) },
-        { name: KERNEL, sample: sample(KERNEL_ADDRESS) },
+      peers,
+    });
+    await bench.race({
+      id: 'M4',
+      figures: [
+        {
+          what: `bulk TCP ${direction} through mux and port`,
+          unit: 'bitsPerSecond',
+          better: 'more',
+          goals: { [SLIRP]: 1.5 },
+        },
       ],
+      ours: { name: THROUGH_MUX, sample: sample(MUX_ADDRESS) },
+      peers,
     });
   }
 }
@@ -145,6 +163,18 @@ async function bothServe(stage: Stage, program: string): Promise<void> {
   await stage.start([...NODE, path], { in: space, ready: /ready/ });
   // slirp4netns leads to the host's loopback: the program there is the kernel's too.
   if (program === 'bulk-server.mjs') await stage.start([...NODE, path], { ready: /ready/ });
+}
+
+/** The bulk server as a partition has it: TAP, mux, port, stack. */
+async function servesBehindMux(bench: Bench, stage: Stage): Promise<void> {
+  const socket = join(bench.scratch, 'port.sock');
+  const mux = [...NODE, join(PROGRAMS, 'port-mux.ts'), 'uplink0', socket, MUX_MAC, MUX_ADDRESS];
+  await stage.start(mux, { ready: /ready/ });
+  ip(undefined, 'addr add 10.79.3.1/24 dev uplink0');
+  ip(undefined, 'link set uplink0 up');
+  const server = join(PROGRAMS, 'bulk-server.mjs');
+  const stack = [...NODE, join(PROGRAMS, 'port-stack.ts'), socket, MUX_MAC, MUX_ADDRESS, server];
+  await stage.start(stack, { ready: /ready|listening/ });
 }
 
 async function slirpNamespace(stage: Stage): Promise<NetworkNamespace> {

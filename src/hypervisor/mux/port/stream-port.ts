@@ -14,6 +14,7 @@ import {
 } from '../../../netstack/index.ts';
 import type { QueueingDevice } from '../fair-queue.ts';
 import { MuxError } from '../mux-error.ts';
+import { readInto } from './accepted.ts';
 import type { Turns, Worker } from './turns.ts';
 
 export interface StreamPortOptions {
@@ -41,6 +42,8 @@ export interface StreamPortOptions {
 const TURN_MS = 0.25;
 /** Bytes waiting for a turn at which the socket is left unread: the kernel then stops the sender. */
 const BACKLOG_BYTES = 256 * 1024;
+/** Of one read. */
+const READ_BYTES = 128 * 1024;
 const TAG = 4;
 
 /**
@@ -100,7 +103,7 @@ export class StreamPort implements QueueingDevice, Worker {
         values: { path },
       });
     }
-    const server = createServer((socket) => this.#accept(socket));
+    const server = createServer({ pauseOnConnect: true }, (socket) => this.#accept(socket));
     try {
       unlinkIfThere(path);
       await new Promise<void>((resolve, reject) => {
@@ -169,15 +172,17 @@ export class StreamPort implements QueueingDevice, Worker {
     return this.#backlog.length > 0;
   }
 
-  #accept(socket: Socket): void {
+  #accept(accepted: Socket): void {
     if (this.#socket !== undefined) {
       this.#socket.destroy();
       this.#lose();
       this.#options.onConnected(false, 'replaced by a newer connection');
     }
+    const socket = readInto(Buffer.allocUnsafeSlow(READ_BYTES), accepted, (from, chunk) =>
+      this.#arrived(from, chunk),
+    );
     this.#socket = socket;
     let reason = 'the partition ended the connection';
-    socket.on('data', (chunk: Buffer) => this.#arrived(socket, chunk));
     socket.on('error', (error) => {
       reason = error.message;
     });
@@ -199,7 +204,8 @@ export class StreamPort implements QueueingDevice, Worker {
       this.#take(chunk);
       return;
     }
-    this.#backlog.push(chunk);
+    // The chunk's bytes are the next read's.
+    this.#backlog.push(Buffer.from(chunk));
     this.#backlogBytes += chunk.length;
     if (this.#backlogBytes >= BACKLOG_BYTES) socket.pause();
     if (this.#debt === undefined) turns.ready(this);
