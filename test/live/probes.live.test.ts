@@ -139,8 +139,7 @@ live(
     for (const number of [1, 6, 17]) assert.match(protocols, new RegExp(`${number}/open`), protocols);
     await nmap('-O', '--max-os-tries', '1', '-p', `${PORT},9`, STACK);
     await nmap(
-      '-sV',
-      '--version-light',
+      ...(long ? ['-sV', '--version-light'] : []),
       '--script',
       'http-title,http-headers,http-methods',
       '-p',
@@ -155,7 +154,7 @@ live(
   'hping3: bad checksums, fragments, floods of every kind of flag from forged addresses; afterwards all is served',
   within(async () => {
     const hping = (...argv: string[]) =>
-      run('timeout', ['2', 'hping3', '-q', '-I', TAP, ...argv, STACK]).catch(() => undefined);
+      run('timeout', ['1', 'hping3', '-q', '-I', TAP, ...argv, STACK]).catch(() => undefined);
     const many = ['-i', 'u200', '-c', '2000'];
     await hping('-S', '-p', String(PORT), '--rand-source', ...many);
     await hping('-F', '-P', '-U', '-p', String(PORT), '--rand-source', ...many);
