@@ -96,6 +96,7 @@ async function disturbedRun(site: Site, one: Case): Promise<string> {
         if (site.fired(one.point)) return true;
         const run = await site.api.get<RunView>('/runs/last').catch(() => undefined);
         if (run === undefined || run.working) return false;
+        if (site.fired(one.point)) return true;
         throw new Error(`the run settled as ${run.phase} (${run.reason}) and never reached ${one.point}`);
       },
       60_000,

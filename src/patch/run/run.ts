@@ -326,6 +326,7 @@ export class Run {
     const there = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
     if (moved) {
       env.hypervisor.resources.setAssigned(this.record.to, true);
+      if (last === 'rolling-back') await this.#undoReturn();
       await completeSwitch(env, there);
       this.#phase = last === 'probation' ? last : 'cutting';
       if (last !== 'probation') this.#enter('probation');
@@ -354,6 +355,13 @@ export class Run {
       new PatchError('cancelled', `the control process ended while the run was ${last}`),
     );
     return `run ${this.record.id} was ${last}: it has been undone`;
+  }
+
+  /** What a rollback that was interrupted before its switch had begun: the new active is frozen, fenced, held. */
+  async #undoReturn(): Promise<void> {
+    const way = { from: this.record.to, to: this.record.from, copy: this.#reverseName() };
+    const steps = stepsOf(holdPlan(new Move(this.#env, this.record, way)).reversible);
+    this.#preparation.notices.push(...(await undoSteps(this.#engine(ROLLBACK), steps)));
   }
 
   #learn(cut: CutReport): void {
