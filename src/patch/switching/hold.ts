@@ -40,6 +40,8 @@ const HOLD_ALL_TIMEOUT_MS = 60_000;
 const START_TIMEOUT_MS = 8_000;
 const BARRIER_MS = 2_000;
 const NAMES_TOLD = 8;
+const SILENT_MS = 1_000;
+const POLL_MS = 5;
 /** `budget.drainMs` where the policy names none. */
 export const DEFAULT_DRAIN_MS = 5_000;
 
@@ -150,6 +152,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
             limits: { timeoutMs: HOLD_ALL_TIMEOUT_MS },
           }),
         );
+        if (exchange) await datagramsAnswered(move, options.budgetMs);
         return undefined;
       },
     },
@@ -231,6 +234,21 @@ export function holdSwitch(move: Move): MuxCommands['switch']['arguments'] {
   const seconds = move.pairs.flatMap(({ second }) => second ?? []);
   const addresses = { [ports.from]: seconds, [ports.to]: move.addresses };
   return { ...first!, ...ports, ...(exchange ? { addresses } : {}), also };
+}
+
+/**
+ * By H7 the old partition's answers come from another address once it has been altered: everything waits, and what is in flight by
+ * UDP gets `budgetMs` to be answered. A flow that is silent for a second is one that nobody answers.
+ */
+async function datagramsAnswered(move: Move, budgetMs: number): Promise<void> {
+  const { mux, clock } = move.env;
+  const untilMs = clock.nowMs() + budgetMs;
+  for (;;) {
+    const listed = await move.each((address) => mux.execute('flows', { address }));
+    const due = listed.flat().some((f) => f.answered === false && f.idleMs < SILENT_MS);
+    if (!due || clock.nowMs() >= untilMs) return;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
 }
 
 /** Everything waits: a UDP flow that was answered has nothing on its way. The others are finished by the old partition. */
