@@ -2,7 +2,8 @@
  * Runs test files, each in its own process: `node --import tsx tools/test.ts [--jobs N] [--soak] [FILTER …]`.
  * `--soak`: only files that have larger counts (SOAK=1) or fresh seeds (FUZZ=1), without the time limit of a file; what they print
  * is shown. Counts of trials (`S1: 200 of 200 …; SEED=7`) are always shown.
- * `*.live.test.ts` files run inside a network namespace of their own (with loopback up), one after the other.
+ * `*.live.test.ts` files run inside a network namespace of their own (with loopback up), two at a time after the others; those that
+ * say `@alone` in their first comment, because they compare rates, one after the other at the end.
  * Last line: `N passed, N failed` (and `, N skipped`). Exit 1 when anything failed, nothing ran, or under CI a live test skipped.
  */
 import { spawn } from 'node:child_process';
@@ -136,9 +137,14 @@ async function worker(queue: string[]): Promise<void> {
 }
 
 const plain = files.filter((file) => !isLive(file));
-const live = files.filter(isLive);
-await Promise.all(Array.from({ length: Math.max(1, Number(values.jobs)) }, () => worker(plain)));
-await worker(live);
+const isAlone = (file: string) => readFileSync(file, 'utf8').split('*/')[0]!.includes('@alone');
+const live = files.filter((file) => isLive(file) && !isAlone(file));
+const alone = files.filter((file) => isLive(file) && isAlone(file));
+const together = (queue: string[]) =>
+  Promise.all(Array.from({ length: Math.max(1, Number(values.jobs)) }, () => worker(queue)));
+await together(plain);
+await together(live);
+await worker(alone);
 
 const sum = (pick: (o: Outcome) => number) => outcomes.reduce((total, o) => total + pick(o), 0);
 const passed = sum((o) => o.passed);

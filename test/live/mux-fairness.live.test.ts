@@ -1,6 +1,7 @@
 /**
  * V3, the network's part: partitions that send as much as they can, each a process of its own, through the mux process to one
  * receiver. Its share is what a partition gets beside an equal one; beside one that misbehaves it keeps at least 80 % of it.
+ * @alone
  */
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';

@@ -1,6 +1,7 @@
 /**
  * N7 live: SYNs from forged addresses through the mux process to a partition with our stack, a process of its own, while
  * honest clients on the host's kernel connect and an established connection goes on.
+ * @alone
  */
 import type { ChildProcess } from 'node:child_process';
 import { execFileSync, spawn } from 'node:child_process';

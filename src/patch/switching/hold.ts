@@ -212,11 +212,11 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
   return { reversible, final };
 }
 
-/** The way back has no strategy of its own: by H7 every request is waited for, for as long as `drain` would. */
+/** The way back has no strategy of its own and waits as long as `drain` would: slowness may be the very reason for it. */
 function defaultBudgetMs(move: Move): number {
   const { quiesceMs, drainMs = DEFAULT_DRAIN_MS } = move.env.policy.budget;
   const isBack = move.from !== move.record.from;
-  return isBack && move.procedure === 'H7' ? Math.max(quiesceMs, drainMs) : quiesceMs;
+  return isBack ? Math.max(quiesceMs, drainMs) : quiesceMs;
 }
 
 /** The one operation of the mux: every address, every connection that was taken along; by H7 what each port may use. */
