@@ -10,14 +10,15 @@ export class StoreError extends CodedError {}
 
 const held = new Set<string>();
 
+/** Undefined when no such process has files open any more: also one that has ended and that nobody waited for. */
 function startTime(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // The command name (field 2) may hold blanks and brackets: count from its closing one.
-    return stat
-      .slice(stat.lastIndexOf(')') + 2)
-      .split(' ')
-      .at(19);
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const [state, threads, started] = [fields[0], fields[17], fields[19]];
+    // The last of its threads closes the files, not the first.
+    return state === 'Z' && Number(threads) <= 1 ? undefined : started;
   } catch {
     return undefined;
   }

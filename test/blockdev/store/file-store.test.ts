@@ -1,10 +1,12 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import fs, { openSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Coalesced, FileStore, InlineBudget } from '../../../src/blockdev/index.ts';
-import { inScratch, within } from '../../support/index.ts';
+import { eventually, inScratch, within } from '../../support/index.ts';
 import { errnoOf } from '../device-compliance.ts';
 
 const store = suite('blockdev/store/file-store');
@@ -94,6 +96,30 @@ store(
       assert.is(fs.readlinkSync(`${path}.lock`), lock);
       assert.equal(fs.readdirSync(directory).sort(), ['a.img', 'a.img.lock']);
       await third.close();
+    }),
+  ),
+);
+
+store(
+  'a process that has ended holds no disk, though nobody has waited for it yet',
+  within(() =>
+    inScratch(async (directory) => {
+      const path = join(directory, 'a.img');
+      await FileStore.open(path, { create: MIB }).close();
+      // Its parent becomes a program that never asks for its children.
+      const parent = spawn('sh', ['-c', 'sleep 0 & echo $!; exec sleep 60'], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+      });
+      try {
+        const [line] = (await once(parent.stdout, 'data')) as [Buffer];
+        const pid = line.toString().trim();
+        const fields = () => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+        await eventually('the zombie', () => fields()[0] === 'Z');
+        fs.symlinkSync(`${pid} ${fields()[19]}`, `${path}.lock`);
+        await FileStore.open(path).close();
+      } finally {
+        parent.kill('SIGKILL');
+      }
     }),
   ),
 );
