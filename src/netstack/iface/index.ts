@@ -4,6 +4,7 @@ export * from './echo-requests.ts';
 export * from './icmp-handler.ts';
 export * from './icmpv6-handler.ts';
 export * from './interface.ts';
+export * from './multihomed.ts';
 export * from './neighbour-cache.ts';
 export * from './path-mtu.ts';
 export * from './rate-limit.ts';

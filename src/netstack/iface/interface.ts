@@ -107,6 +107,8 @@ export class Interface implements IpOutput, LinkReceiver {
   /** The same without the gaps. */
   #registered: Transport[] = [];
   readonly #etherTypes = new Map<number, EtherTypeHandler>();
+  /** Other interfaces of the same host. */
+  #siblings: readonly Interface[] = [];
   #received = 0;
 
   constructor(options: InterfaceOptions) {
@@ -129,6 +131,8 @@ export class Interface implements IpOutput, LinkReceiver {
       return OUTPUT.SENT;
     };
 
+    const isOfHost = (address: IpAddress) => this.#siblings.some((other) => other.isLocal(address));
+
     const identification = random.u32() & 0xffff;
     const echoes = new EchoRequests(clock, random);
     this.arp = new ArpCache(
@@ -150,6 +154,7 @@ export class Interface implements IpOutput, LinkReceiver {
       arp,
       pathMtus,
       identification,
+      isOfHost,
       loop,
       discard,
     });
@@ -180,6 +185,7 @@ export class Interface implements IpOutput, LinkReceiver {
       addresses,
       neighbours,
       pathMtus,
+      isOfHost,
       loop,
       discard,
     });
@@ -212,6 +218,11 @@ export class Interface implements IpOutput, LinkReceiver {
 
   get accepted(): number {
     return this.#received - this.drops.total;
+  }
+
+  /** What the host sends from an address of `siblings` to one of ours is delivered here. */
+  joinHost(siblings: readonly Interface[]): void {
+    this.#siblings = siblings;
   }
 
   registerTransport(protocol: number, transport: Transport): void {

@@ -45,6 +45,8 @@ export interface Ipv4OutputContext {
   readonly pathMtus: PathMtuCache;
   /** The first identification. */
   readonly identification: number;
+  /** Whether another interface of this host has `address`. */
+  isOfHost(address: Ipv4Address): boolean;
   /** A packet to ourselves. */
   loop(buffer: Uint8Array, ip: number, length: number): OutputResult;
   discard(reason: DropReason): void;
@@ -94,8 +96,14 @@ export class Ipv4Output {
       destination === this.#routeDestination &&
       source === this.#routeSource &&
       addresses.version === this.#routeVersion;
-    if (!routed && addresses.canonicalOf(source) === undefined) return OUTPUT.NO_ROUTE;
     const toSelf = !routed && addresses.canonicalOf(destination) !== undefined;
+    if (
+      !routed &&
+      addresses.canonicalOf(source) === undefined &&
+      !(toSelf && this.#context.isOfHost(source))
+    ) {
+      return OUTPUT.NO_ROUTE;
+    }
     let whole = true;
     if (!toSelf) {
       if (gsoSize > 0) {

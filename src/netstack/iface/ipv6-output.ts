@@ -45,6 +45,8 @@ export interface Ipv6OutputContext {
   readonly addresses: AddressTable;
   readonly neighbours: NeighbourCache;
   readonly pathMtus: PathMtuCache;
+  /** Whether another interface of this host has `address`. */
+  isOfHost(address: Ipv6Address): boolean;
   /** A packet to ourselves. */
   loop(buffer: Uint8Array, ip: number, length: number): OutputResult;
   discard(reason: DropReason): void;
@@ -91,8 +93,14 @@ export class Ipv6Output {
     if (source !== this.#source || destination !== this.#destination) this.#between(source, destination);
     const neighbour = this.#neighbour;
     const routed = neighbour?.fresh === true && addresses.version === this.#version;
-    if (!routed && addresses.canonicalOf(source) === undefined) return OUTPUT.NO_ROUTE;
     const toSelf = !routed && addresses.canonicalOf(destination) !== undefined;
+    if (
+      !routed &&
+      addresses.canonicalOf(source) === undefined &&
+      !(toSelf && this.#context.isOfHost(source))
+    ) {
+      return OUTPUT.NO_ROUTE;
+    }
     let whole = true;
     if (!toSelf) {
       if (gsoSize > 0) {

@@ -68,10 +68,13 @@ export interface IpOutput {
   isBroadcast?(address: IpAddress): boolean;
   /** The address under which transports know a local address: differs only around `alter` (see address-table.ts). */
   canonical(address: IpAddress): IpAddress;
-  /** Largest IP packet to `destination` in bytes: the link's MTU, or less after "fragmentation needed" or "packet too big". */
-  pathMtu(destination: IpAddress): number;
+  /**
+   * Largest IP packet to `destination` in bytes: the link's MTU, or less after "fragmentation needed" or "packet too big". `source` tells which
+   * link, where the host has several.
+   */
+  pathMtu(destination: IpAddress, source: IpAddress): number;
   /** Largest transport header + payload for one `output` with a `gsoSize`; 0 when the link does not segment. */
-  maxGsoLength(destination: IpAddress): number;
+  maxGsoLength(destination: IpAddress, source: IpAddress): number;
 }
 
 /** RFC 792, RFC 1812 and RFC 4443 errors as a transport tells them apart (RFC 1122 section 4.2.3.9, RFC 5461: all but one are soft). */

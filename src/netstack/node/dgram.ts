@@ -252,8 +252,7 @@ export class StackDatagramSocket extends EventEmitter {
   /** A loopback address stands for our own. */
   #own(address: IpAddress | undefined): IpAddress | undefined {
     if (address === undefined || !isLoopback(address)) return address;
-    const { own } = this.#stack.ip.addresses;
-    return own.find((cidr) => typeof cidr.address === typeof address)?.address ?? address;
+    return this.#stack.addresses.find((cidr) => typeof cidr.address === typeof address)?.address ?? address;
   }
 
   #lookup() {

@@ -131,7 +131,7 @@ export class NetFace {
       const { host, port } = options;
       const remoteAddress = parseHost(host);
       const localAddress = options.localAddress === undefined ? undefined : parseHost(options.localAddress);
-      if (localAddress !== undefined && !this.stack.ip.isLocal(localAddress)) {
+      if (localAddress !== undefined && !this.stack.host.isLocal(localAddress)) {
         ours.destroy(bindException('EADDRNOTAVAIL', options.localAddress!, options.localPort));
         return;
       }
@@ -185,13 +185,13 @@ export class NetFace {
   /** The stack goes away: peers get a reset unless `silent`, and nothing keeps the process alive any more. */
   close(silent = false): void {
     this.stack.tcp.close(!silent);
-    this.stack.ip.flush();
+    this.stack.host.flush();
     this.anchor.end();
   }
 
   /** What a server without an address is shown to listen on: as node:net, `::` where there is IPv6. */
   #any(): IpAddress {
-    return this.stack.ip.addresses.linkLocal === undefined ? IPV4_ANY : IPV6_ANY;
+    return this.stack.interfaces.some((one) => one.addresses.linkLocal !== undefined) ? IPV6_ANY : IPV4_ANY;
   }
 
   /** What net.Server does with a handle that the kernel has accepted. */

@@ -64,12 +64,12 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
     const address = parseHost(host);
     // A name may lead to loopback, too.
     if (loopback === 'node' && address !== undefined && isLoopback(address)) return false;
-    return address !== undefined && stack.ip.sourceFor(address) !== undefined;
+    return address !== undefined && stack.host.sourceFor(address) !== undefined;
   };
 
   const isOwn = (host: string): boolean => {
     const address = parseHost(host);
-    return address !== undefined && stack.ip.isLocal(address);
+    return address !== undefined && stack.host.isLocal(address);
   };
 
   function listen(this: Server, ...args: unknown[]): Server {
@@ -200,7 +200,7 @@ export function installNetOverride(stack: Stack, options: OverrideOptions = {}):
 
 /** The address of ours that stands for a loopback one, of its family if there is one. */
 function ownAddress(stack: Stack, loopback: string): string {
-  const { own } = stack.ip.addresses;
+  const { addresses: own } = stack;
   const wanted = parseHost(loopback);
   const chosen = own.find((cidr) => wanted !== undefined && typeof cidr.address === typeof wanted) ?? own[0];
   return chosen === undefined ? loopback : formatIpAddress(chosen.address);

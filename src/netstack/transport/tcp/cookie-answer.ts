@@ -36,7 +36,7 @@ export function answerWithCookie(
     counters.cookiesRefused++;
     return;
   }
-  let at = emitMss(scratch, HEADROOM + TCP.MIN_HEADER, receiveMss(engine, remoteAddress));
+  let at = emitMss(scratch, HEADROOM + TCP.MIN_HEADER, receiveMss(engine, remoteAddress, localAddress));
   if (config.timestamps && options.hasTimestamps) {
     const sack = config.sack && options.sackPermitted;
     const scale = config.windowScaling ? options.windowScale : -1;

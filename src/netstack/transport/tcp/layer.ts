@@ -434,7 +434,7 @@ export class TcpLayer implements Transport, Engine {
     tcb.iss = this.#isn.isn(localAddress, localPort, remoteAddress, remotePort);
     tcb.tsOffset = this.#isn.timestampOffset(localAddress, localPort, remoteAddress, remotePort);
     tcb.peerMss = defaultMss(remoteAddress);
-    tcb.localMss = receiveMss(this, remoteAddress);
+    tcb.localMss = receiveMss(this, remoteAddress, localAddress);
     tcb.rcvScale = this.#windowShift();
     tcb.lastReceiveMs = this.clock.nowMs();
     return tcb;

@@ -41,8 +41,8 @@ export function defaultMss(address: IpAddress): number {
 }
 
 /** The MSS we announce, RFC 6691: the MTU less the fixed headers, whatever options come on top. */
-export function receiveMss(engine: Engine, address: IpAddress): number {
-  return engine.ip.pathMtu(address) - ipHeaderLength(address) - TCP.MIN_HEADER;
+export function receiveMss(engine: Engine, address: IpAddress, source: IpAddress): number {
+  return engine.ip.pathMtu(address, source) - ipHeaderLength(address) - TCP.MIN_HEADER;
 }
 
 /** The timestamp clock: milliseconds from a per-connection origin (RFC 7323 section 5.4). */
@@ -53,10 +53,10 @@ export function tsNow(engine: Engine, tcb: Tcb): number {
 /** Eff.snd.MSS (RFC 9293 3.7.1, RFC 6691): the peer's MSS or the path's, less the options every segment carries. */
 export function updateMss(engine: Engine, tcb: Tcb): void {
   const overhead = ipHeaderLength(tcb.remoteAddress) + TCP.MIN_HEADER;
-  const path = engine.ip.pathMtu(tcb.remoteAddress) - overhead;
+  const path = engine.ip.pathMtu(tcb.remoteAddress, tcb.localAddress) - overhead;
   const options = tcb.timestamps ? TCP_OPTION_LENGTH.TIMESTAMPS : 0;
   tcb.effMss = Math.max(MIN_EFFECTIVE_MSS, Math.min(tcb.peerMss, path) - options);
-  const largest = engine.ip.maxGsoLength(tcb.remoteAddress) - TCP.MIN_HEADER - options;
+  const largest = engine.ip.maxGsoLength(tcb.remoteAddress, tcb.localAddress) - TCP.MIN_HEADER - options;
   tcb.maxPayload = largest > tcb.effMss ? largest - (largest % tcb.effMss) : tcb.effMss;
 }
 
