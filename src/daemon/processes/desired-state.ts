@@ -94,6 +94,14 @@ export class DesiredState {
 
 type Arguments = Readonly<Record<string, unknown>>;
 
+/** One address of a switch; without ports of its own it moves between those of the whole. */
+interface SwitchPart {
+  readonly address: string;
+  readonly from?: string;
+  readonly to?: string;
+  readonly notice?: object;
+}
+
 function withAddresses(memory: Remembering, port: string, addresses: unknown): void {
   const key = `port ${port}`;
   const known = memory.get(key);
@@ -161,23 +169,24 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       else memory.put(`private ${String(args['probe'])}`, 3, { name, args });
       break;
     case 'switch': {
-      const { also = [], ...first } = args as { address: string; also?: { address: string }[] } & Arguments;
-      const { from, to } = args;
-      for (const part of [first, ...also]) {
+      const { also = [], ...first } = args as { address: string; also?: SwitchPart[] } & Arguments;
+      for (const part of [first as SwitchPart, ...also]) {
+        const from = part.from ?? args['from'];
+        const to = part.to ?? args['to'];
         endSwitch(memory, part.address);
         // The path leads where it led before; what follows leads it away, and steers.
         memory.put(`path ${part.address}`, 3, {
           name: 'path-set',
           args: { address: part.address, port: from },
         });
-        const notice = (part as { notice?: object }).notice;
+        const { notice } = part;
         // Whoever is told again has not seen the old partition send; it takes both addresses.
         const again = notice === undefined ? {} : { notice: { ...notice, immediately: true } };
         memory.put(`switch ${part.address}`, 4, { name, args: { ...part, from, to, ...again } });
+        memory.put(`state ${String(to)}`, 2, { name: 'port-state', args: { name: to, state: 'attached' } });
       }
       const addresses = (args['addresses'] ?? {}) as Record<string, string[]>;
       for (const [port, list] of Object.entries(addresses)) withAddresses(memory, port, list);
-      memory.put(`state ${String(to)}`, 2, { name: 'port-state', args: { name: to, state: 'attached' } });
       break;
     }
     case 'notice-cancel':

@@ -131,7 +131,8 @@ export interface MuxCommands extends CommandMap {
    * `notice.second` leave as `address`, packets of steered flows reach `from` with destination `notice.second` once it has
    * been seen sending from it or `notice.immediately` is true. A RST from any other port for a steered flow is suppressed. Flows that an earlier
    * switch steered to a third port stay there. An echo request follows the path: it needs no state.
-   * `also`: further addresses of the service, of either family, that move from `from` to `to` in the same operation.
+   * `also`: further addresses of the service, of either family, that move in the same operation: from `from` to `to`, or between
+   * ports of their own, where the partitions have several network devices.
    * `from` and `to` may be behind different uplinks (H7); `uplink` is the one of `to`. Until the next switch or path-set
    * packets that still come in by the old one, addressed to a partition's MAC there, are directed, too.
    */
@@ -146,6 +147,9 @@ export interface MuxCommands extends CommandMap {
       addresses?: Record<string, string[]>;
       also?: {
         address: string;
+        from?: string;
+        to?: string;
+        uplink?: string;
         moved?: FlowName[] | 'all';
         notice?: { second: string; immediately?: boolean };
       }[];

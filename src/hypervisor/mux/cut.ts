@@ -34,6 +34,8 @@ export interface CutEnvironment {
 /** One address of a switch, checked. */
 interface Part {
   readonly service: ServiceAddress;
+  readonly from: MuxPort;
+  readonly to: MuxPort;
   readonly moved: 'all' | ReadonlySet<string>;
   readonly group: number;
   readonly change: ChangeNotice | undefined;
@@ -52,25 +54,18 @@ export class Cut {
 
   switch(args: Arguments<'switch'>): Result<'switch'> {
     const first = this.#env.service(args.address);
-    const from = this.#env.port(args.from);
-    const to = this.#env.port(args.to);
     const key = JSON.stringify([args.from, args.to, args.moved, args.notice, args.addresses, args.also]);
-    if (first.lastSwitch?.key === key && first.path === to) return first.lastSwitch.answer;
-    if (from === to) {
-      throw new MuxError('bad-argument', `${args.from} cannot be switched to itself`, {
-        values: { ...args },
-      });
-    }
+    if (first.lastSwitch?.key === key && first.path === this.#env.port(args.to))
+      return first.lastSwitch.answer;
     const addresses = Object.entries(args.addresses ?? {}).map(
       ([name, texts]) => [this.#env.port(name), texts.map(ipAddress)] as const,
     );
-    this.#env.isBehind(to, args.uplink);
-    const parts = this.#check(args, from);
+    const parts = this.#check(args);
 
     // Nothing fails from here on.
     this.#env.begin();
-    const results = parts.map((part) => this.#apply(part, from, to));
-    this.#env.setAttached(to, true);
+    const results = parts.map((part) => this.#apply(part));
+    for (const to of new Set(parts.map((part) => part.to))) this.#env.setAttached(to, true);
     for (const [port, list] of addresses) port.setAddresses(list);
     const also = results.slice(1).map((result, i) => ({ address: args.also![i]!.address, ...result }));
     const answer = { ...results[0]!, ...(args.also === undefined ? {} : { also }) };
@@ -79,7 +74,7 @@ export class Cut {
     return answer;
   }
 
-  #check(args: Arguments<'switch'>, from: MuxPort): Part[] {
+  #check(args: Arguments<'switch'>): Part[] {
     const wanted = [args, ...(args.also ?? [])];
     const groups = this.#forwarder.freeGroups(wanted.length);
     if (groups === undefined) {
@@ -89,8 +84,16 @@ export class Cut {
     }
     const parts: Part[] = [];
     let notice = this.#lastNotice;
-    for (const [i, { address, moved, notice: wish }] of wanted.entries()) {
+    for (const [i, { address, moved, notice: wish, ...own }] of wanted.entries()) {
       const service = this.#env.service(address);
+      const from = this.#env.port(own.from ?? args.from);
+      const to = this.#env.port(own.to ?? args.to);
+      if (from === to) {
+        throw new MuxError('bad-argument', `${from.name} cannot be switched to itself`, {
+          values: { ...args },
+        });
+      }
+      this.#env.isBehind(to, own.uplink ?? (own.to === undefined ? args.uplink : undefined));
       if (parts.some((part) => part.service === service)) {
         throw new MuxError('bad-argument', `${address} is named twice`, { values: { address } });
       }
@@ -110,6 +113,8 @@ export class Cut {
       }
       parts.push({
         service,
+        from,
+        to,
         moved: moved === 'all' ? 'all' : this.#env.names.keys(service, moved ?? []),
         group: groups[i]!,
         change:
@@ -120,8 +125,10 @@ export class Cut {
     return parts;
   }
 
-  #apply(part: Part, from: MuxPort, to: MuxPort): { notice?: number; steered: number } {
-    const { service, moved, group: id, change } = part;
+  #apply({ service, from, to, moved, group: id, change, immediately }: Part): {
+    notice?: number;
+    steered: number;
+  } {
     const { flows, groups, addresses } = this.#forwarder;
     if (service.hold === undefined) service.restartCounts();
     let notice: Notice | undefined;
@@ -134,7 +141,7 @@ export class Cut {
         port: from,
         service,
         second: addresses.keep(change.second),
-        translate: part.immediately,
+        translate: immediately,
       };
       from.notices = [...from.notices, notice];
       service.notices.push(notice);

@@ -118,6 +118,23 @@ desired(
 );
 
 desired(
+  'a switch of addresses on several devices is remembered with the ports of each',
+  within(({ file }) => {
+    const told: Command[] = [
+      ['switch', { address: 'x.11', from: 'A', to: 'B', also: [{ address: 'y.11', from: 'A2', to: 'B2' }] }],
+    ];
+    assert.equal(replayed(file, rememberMux, told), [
+      ['port-state', { name: 'B', state: 'attached' }],
+      ['port-state', { name: 'B2', state: 'attached' }],
+      ['path-set', { address: 'x.11', port: 'A' }],
+      ['path-set', { address: 'y.11', port: 'A2' }],
+      ['switch', { address: 'x.11', from: 'A', to: 'B' }],
+      ['switch', { address: 'y.11', from: 'A2', to: 'B2' }],
+    ]);
+  }),
+);
+
+desired(
   'a hold is remembered with its widest scope until it is released',
   within(({ file }) => {
     const hold = (scope: string, more = {}): Command => ['hold-start', { address: 'x.11', scope, ...more }];
