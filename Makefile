@@ -16,7 +16,7 @@ BENCH_PACKAGES = vde2 slirp4netns haproxy iputils-arping
 
 .PHONY: build demo test bench soak fuzz lint docs clean run-packages test-packages bench-packages
 
-build: node_modules/.changeover-installed $(ADDONS) ## install npm packages, compile the addons
+build: node_modules/.changeover-installed $(ADDONS) node_modules/.bundle/made ## install npm packages, compile the addons, bundle the processes
 
 demo: run-packages build ## the main job for real, in a network namespace and a scratch folder of its own
 	@bin/changeover demo $(DEMO)
@@ -64,6 +64,10 @@ tap-tun/build/tap_tun.node: node_modules/.changeover-installed $(wildcard tap-tu
 
 block-io/build/block_io.node: node_modules/.changeover-installed $(wildcard block-io/native/* block-io/*.sh)
 	@sh block-io/build.sh
+
+# One file for each process: they start in a fraction of the time. Without them, or when they are stale, the sources are run.
+node_modules/.bundle/made: node_modules/.changeover-installed tools/bundle.ts $(shell find src tap-tun/src block-io/src -name '*.ts')
+	@mkdir -p $(@D) && $(NODE) --disable-warning=ExperimentalWarning tools/bundle.ts && touch $@
 
 run-packages:
 	@sh tools/install-packages $(RUN_PACKAGES)

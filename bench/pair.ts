@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { ApiClient } from '../src/cli/api-client.ts';
 import type { Scene } from '../src/cli/demo/scene.ts';
 import { buildScene, PATCH_FILE, publishPatch } from '../src/cli/demo/scene.ts';
+import { programFile } from '../src/common/index.ts';
 import type { RunView } from '../src/daemon/index.ts';
 import type { RunPhase, RunReport, Strategy } from '../src/patch/index.ts';
 import { FINAL_PHASES } from '../src/patch/index.ts';
@@ -31,7 +32,7 @@ export class Pair {
     // For those who start the standby by hand; a run copies it anew.
     copyFileSync(scene.image('A', 'system'), scene.image('B', 'system'));
     const api = new ApiClient(scene.runDirectory);
-    const control = join(REPOSITORY, 'src/daemon/processes/control.ts');
+    const control = programFile(join(REPOSITORY, 'src/daemon/processes/control.ts'));
     await stage.start([...NODE, control, '--config', scene.configuration, '--lifeline'], {
       limitMs: START_LIMIT_MS,
       ready: async () => {

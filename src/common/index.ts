@@ -2,4 +2,5 @@ export * from './clock.ts';
 export * from './errors.ts';
 export * from './log.ts';
 export * from './points.ts';
+export * from './program.ts';
 export * from './random.ts';

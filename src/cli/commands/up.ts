@@ -49,7 +49,8 @@ async function detached(
   const logFile = join(stateDirectory, 'control.log');
   const output = openSync(logFile, 'a', 0o600);
   const logged = fstatSync(output).size;
-  const main = fileURLToPath(new URL('../../daemon/processes/control.ts', import.meta.url));
+  const { programFile } = await import('../../common/index.ts');
+  const main = programFile(fileURLToPath(new URL('../../daemon/processes/control.ts', import.meta.url)));
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main, '--config', file], {
     stdio: ['ignore', output, output],
     detached: true,

@@ -3,7 +3,7 @@ import type { ChildProcess } from 'node:child_process';
 import { execFileSync, spawn } from 'node:child_process';
 import { cpSync, createWriteStream, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { sentenceOf } from '../../common/index.ts';
+import { programFile, sentenceOf } from '../../common/index.ts';
 import type { Procedure, Strategy } from '../../patch/index.ts';
 import { ApiClient } from '../api-client.ts';
 import { CliError } from '../cli-error.ts';
@@ -114,7 +114,7 @@ async function inspectDisks(scene: Scene): Promise<string[]> {
 }
 
 function startDaemon(scene: Scene): ChildProcess {
-  const main = join(import.meta.dirname, '../../daemon/processes/control.ts');
+  const main = programFile(join(import.meta.dirname, '../../daemon/processes/control.ts'));
   const child = spawn(
     process.execPath,
     ['--disable-warning=ExperimentalWarning', main, '--config', scene.configuration, '--lifeline'],

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { FlowName } from '../../channel/index.ts';
-import { messageOf, pointsForChild } from '../../common/index.ts';
+import { messageOf, pointsForChild, programFile } from '../../common/index.ts';
 import type { DiskCommands, DiskEvents, MuxCommands, MuxEvents } from '../../hypervisor/index.ts';
 import { ControlProgram } from '../../hypervisor/index.ts';
 import type { Remember } from '../processes/desired-state.ts';
@@ -30,7 +30,7 @@ function options(daemon: Daemon, leftOver: boolean, which: Which) {
   const { runDirectory, supervision } = daemon.configuration;
   const desired = new DesiredState(join(runDirectory, `${name}.desired.json`), remember);
   if (!leftOver) desired.clear();
-  const main = fileURLToPath(new URL(`../processes/${name}.ts`, import.meta.url));
+  const main = programFile(fileURLToPath(new URL(`../processes/${name}.ts`, import.meta.url)));
   const command: [string, ...string[]] = [
     process.execPath,
     '--disable-warning=ExperimentalWarning',

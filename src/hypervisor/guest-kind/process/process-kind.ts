@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
-import { codeOf, messageOf, pointsForChild } from '../../../common/index.ts';
+import { codeOf, messageOf, pointsForChild, programFile } from '../../../common/index.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
 import { GuestKindError } from '../guest-kind.ts';
 import type { BootDescription } from './boot-description.ts';
@@ -60,7 +60,7 @@ export class ProcessKind implements GuestKind {
       '--disable-warning=ExperimentalWarning',
       `--max-old-space-size=${config.memoryMiB}`,
       ...permissions(spec),
-      GUEST_MAIN,
+      programFile(GUEST_MAIN),
       '--boot',
       spec.bootFile,
       ...(spec.lifeline ? ['--lifeline'] : []),
