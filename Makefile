@@ -12,7 +12,7 @@ TEST_PACKAGES = $(RUN_PACKAGES) python3 libpcap-dev curl wrk tshark libnbd-bin p
   iputils-ping iperf3 patch strace util-linux procps netbase openssl redis-tools nmap hping3 tcpreplay \
   qemu-system-x86 busybox-static cpio ethtool
 # Peers that only the bench runs. Where one is missing its column says so.
-BENCH_PACKAGES = vde2 slirp4netns haproxy iputils-arping
+BENCH_PACKAGES = vde2 slirp4netns haproxy iputils-arping liblwip-dev nginx-light
 
 .PHONY: build demo test bench soak fuzz lint docs clean run-packages test-packages bench-packages
 

@@ -1,10 +1,9 @@
 /**
  * C1, C2: what clients see of a changeover. The same load on every contender: keep-alive readers at a fixed pace and responses
- * of two seconds in flight. The peers move between two kernel hosts: the service address by `ip` and gratuitous ARP, and HAProxy
- * by its runtime switch. A client's gap is the time between two of its answers; what counts is how far it exceeds the pace.
+ * of two seconds in flight. The peers move between two kernel hosts: the service address by `ip` and gratuitous ARP, HAProxy
+ * by its runtime switch, nginx by a graceful reload. A client's gap is the time between two of its answers; what counts is how far it exceeds the pace.
  */
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { connect } from 'node:net';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Clients } from '../src/cli/demo/clients.ts';
 import type { LoadOptions, LoadReport } from '../src/cli/demo/load.ts';
@@ -21,11 +20,14 @@ import type {
 } from './framework/index.ts';
 import { ip, missing, NODE, onStage, pause, REPOSITORY } from './framework/index.ts';
 import { Pair } from './pair.ts';
+import { startHaproxy, startNginx } from './proxies.ts';
 
 const MOVED = 'address moved by ip';
 const HAPROXY = 'HAProxy';
+const NGINX = 'nginx, reload';
 const READERS = 32;
 const STREAMS = 4;
+const HOLD_RATE = 500;
 /** Every stream has begun, and none has ended. */
 const BEFORE_MS = 1_600;
 const AFTER_MS = 800;
@@ -46,12 +48,8 @@ export const changeoverSubject: Subject = {
 async function changeovers(bench: Bench, stage: Stage): Promise<void> {
   const pair = await Pair.start(bench, stage, 'changeover');
   const rounds = bench.quick ? 1 : 3;
+  const peers = await peersAt(bench, stage);
   if (bench.wants('C1')) {
-    const hosts = await twoHosts(bench, stage).catch(messageOf);
-    const peer = (name: string, make: (hosts: Hosts) => Contender): Contender | Absent =>
-      typeof hosts === 'string' ? { name, absent: hosts } : make(hosts);
-    const haproxy =
-      typeof hosts === 'string' ? hosts : await startHaproxy(bench, stage, hosts).catch(messageOf);
     for (const rate of bench.quick ? [2_000] : [500, 2_000]) {
       await bench.race({
         id: 'C1',
@@ -69,39 +67,24 @@ async function changeovers(bench: Bench, stage: Stage): Promise<void> {
             return sampleOf(load);
           },
         },
-        peers: [
-          peer(MOVED, (both) => ({
-            name: MOVED,
-            sample: async () =>
-              sampleOf(
-                await underLoad({ ...CLIENTS, host: MOVING, port: 80, rate, writers: 0 }, () =>
-                  moveAddress(stage, both),
-                ),
-              ),
-          })),
-          typeof haproxy === 'string'
-            ? { name: HAPROXY, absent: haproxy }
-            : {
-                name: HAPROXY,
-                sample: async () =>
-                  sampleOf(
-                    await underLoad({ ...CLIENTS, host: BRIDGE, port: 8080, rate, writers: 0 }, haproxy),
-                  ),
-              },
-        ],
+        peers: peers(rate),
       });
     }
   }
-  if (bench.wants('C2')) await hold(bench, pair, rounds);
+  if (bench.wants('C2')) await hold(bench, pair, rounds, peers(HOLD_RATE));
 }
 
-async function hold(bench: Bench, pair: Pair, rounds: number): Promise<void> {
-  const rate = 500;
+async function hold(
+  bench: Bench,
+  pair: Pair,
+  rounds: number,
+  peers: readonly (Contender | Absent)[],
+): Promise<void> {
   await bench.race({
     id: 'C2',
     rounds,
     figures: [
-      ...figuresOf(`hold with writers, ${rate}/s`, {}, 300),
+      ...figuresOf(`hold with writers, ${HOLD_RATE}/s`, {}, 300),
       { what: 'hold, pause', unit: 'milliseconds', better: 'less', limit: 50 },
       { what: 'hold, forecast off by', unit: 'percent', better: 'less', limit: 25 },
     ],
@@ -112,7 +95,7 @@ async function hold(bench: Bench, pair: Pair, rounds: number): Promise<void> {
         let pauseMs = Number.NaN;
         let forecastMs = Number.NaN;
         const load = await underLoad(
-          { ...CLIENTS, host: SERVICE_ADDRESS, port: 80, rate, writers: 4 },
+          { ...CLIENTS, host: SERVICE_ADDRESS, port: 80, rate: HOLD_RATE, writers: 4 },
           async () => {
             const { cut } = await pair.cut(run);
             pauseMs = cut?.pauseMs ?? Number.NaN;
@@ -123,7 +106,37 @@ async function hold(bench: Bench, pair: Pair, rounds: number): Promise<void> {
         return [...sampleOf(load), pauseMs, (100 * Math.abs(forecastMs - pauseMs)) / pauseMs];
       },
     },
+    peers,
   });
+}
+
+/** The peers under readers and streams; they carry no writes along, so there are no writers. */
+async function peersAt(bench: Bench, stage: Stage): Promise<(rate: number) => (Contender | Absent)[]> {
+  const hosts = await twoHosts(bench, stage).catch(messageOf);
+  const startProxy = (start: typeof startHaproxy) =>
+    typeof hosts === 'string' ? hosts : start(bench, stage, BRIDGE, SERVERS).catch(messageOf);
+  const move = typeof hosts === 'string' ? hosts : () => moveAddress(stage, hosts);
+  const haproxy = await startProxy(startHaproxy);
+  const nginx = await startProxy(startNginx);
+  return (rate) => {
+    const peer = (
+      name: string,
+      host: string,
+      port: number,
+      act: string | (() => Promise<void>),
+    ): Contender | Absent =>
+      typeof act === 'string'
+        ? { name, absent: act }
+        : {
+            name,
+            sample: async () => sampleOf(await underLoad({ ...CLIENTS, host, port, rate, writers: 0 }, act)),
+          };
+    return [
+      peer(MOVED, MOVING, 80, move),
+      peer(HAPROXY, BRIDGE, 8080, haproxy),
+      peer(NGINX, BRIDGE, 8081, nginx),
+    ];
+  };
 }
 
 function figuresOf(
@@ -164,6 +177,7 @@ async function underLoad(options: LoadOptions, action: () => Promise<unknown>): 
 
 const BRIDGE = '10.81.0.1';
 const MOVING = '10.81.0.11';
+const SERVERS = ['10.81.0.2:80', '10.81.0.3:80'] as const;
 
 interface Hosts {
   readonly spaces: readonly [NetworkNamespace, NetworkNamespace];
@@ -206,52 +220,4 @@ async function moveAddress(stage: Stage, hosts: Hosts): Promise<void> {
     '-ec',
     `${from} ip addr del ${MOVING}/24 dev eth0; ${to} ip addr add ${MOVING}/24 dev eth0; ${to} arping -q -U -c 1 -I eth0 ${MOVING}`,
   ]);
-}
-
-/** The function that switches to the other server and back. */
-async function startHaproxy(bench: Bench, stage: Stage, _hosts: Hosts): Promise<() => Promise<void>> {
-  const lacking = missing('haproxy');
-  if (lacking !== undefined) throw new Error(lacking);
-  const socket = join(bench.scratch, 'haproxy.sock');
-  const file = join(bench.scratch, 'haproxy.cfg');
-  writeFileSync(
-    file,
-    `global
-  stats socket ${socket} level admin
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 60s
-  timeout server 60s
-frontend in
-  bind ${BRIDGE}:8080
-  default_backend hosts
-backend hosts
-  server a 10.81.0.2:80
-  server b 10.81.0.3:80 disabled
-`,
-  );
-  const answers = () =>
-    command(socket, 'show info').then(
-      (text) => text !== '',
-      () => false,
-    );
-  await stage.start(['haproxy', '-db', '-f', file], { ready: answers });
-  let [from, to] = ['a', 'b'];
-  return async () => {
-    await command(socket, `set server hosts/${to} state ready; set server hosts/${from} state maint`);
-    [from, to] = [to!, from!];
-  };
-}
-
-function command(path: string, line: string): Promise<string> {
-  return new Promise((done, failed) => {
-    let answer = '';
-    const socket = connect(path, () => socket.write(`${line}\n`));
-    socket.on('data', (data) => {
-      answer += data;
-    });
-    socket.on('error', failed);
-    socket.on('close', () => done(answer));
-  });
 }

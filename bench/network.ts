@@ -2,12 +2,11 @@
  * M1, M2, M3: `changeover mux` between two TAP interfaces against the Linux bridge and vde_switch; beside them the least that any
  * process between two TAPs can do (programs/tap-forward.c, compiled here): what it needs, the kernel needs.
  */
-import { execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../src/common/index.ts';
 import type { Absent, Bench, Contender, NetworkNamespace, Stage, Subject } from './framework/index.ts';
-import { CHANGEOVER, ip, median, missing, onStage, PROGRAMS, pause, quantile } from './framework/index.ts';
+import { CHANGEOVER, compiled, ip, median, missing, onStage, pause, quantile } from './framework/index.ts';
 
 const MUX = 'changeover mux';
 const BRIDGE = 'Linux bridge';
@@ -170,8 +169,7 @@ async function vdePath(bench: Bench, stage: Stage, ends: Ends): Promise<Path> {
 }
 
 async function barePath(bench: Bench, stage: Stage, ends: Ends): Promise<Path> {
-  const program = join(bench.scratch, 'tap-forward');
-  execFileSync('cc', ['-O2', '-o', program, join(PROGRAMS, 'tap-forward.c')], { stdio: 'pipe' });
+  const program = compiled('tap-forward.c', bench.scratch);
   await stage.start([program, 'bare0', 'bare1'], { ready: /joined/ });
   place(ends, 'bare0', 'bare1', '10.78.4');
   return { name: BARE, address: '10.78.4.2' };

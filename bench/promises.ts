@@ -15,8 +15,8 @@ export const PROMISES: readonly Promised[] = [
   { id: 'M3', what: 'mux, round trip of a ping, median and 99th percentile', goal: '≤ 1 × `vde_switch`' },
   {
     id: 'M4',
-    what: 'TCP/IP stack of `changeover stack`, bulk TCP out and in',
-    goal: '≥ 1.5 × `slirp4netns`; beside kernel TCP for scale',
+    what: 'TCP/IP stack of `changeover stack`, and behind mux and port: bulk TCP out and in',
+    goal: '≥ 1.5 × `slirp4netns` and lwIP in C; beside kernel TCP for scale',
   },
   {
     id: 'M5',
@@ -52,7 +52,7 @@ export const PROMISES: readonly Promised[] = [
   {
     id: 'C1',
     what: 'changeover of kind `overlap` under load: failed requests, longest gap of a client',
-    goal: '0 failed; the gap beyond the pace ≤ 50 ms and ≤ that of HAProxy’s runtime switch',
+    goal: '0 failed; the gap beyond the pace ≤ 50 ms and ≤ that of HAProxy’s runtime switch; beside nginx’s graceful reload',
   },
   {
     id: 'C2',

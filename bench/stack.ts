@@ -1,17 +1,20 @@
-/** M4, M5, M6: ordinary Node programs on our TCP/IP stack behind a TAP, against the same programs on the kernel's behind a veth. */
+/** M4, M5, M6: ordinary Node programs on our TCP/IP stack behind a TAP, against the same programs on the kernel's behind a veth, and lwIP. */
 import { join } from 'node:path';
 import { messageOf } from '../src/common/index.ts';
 import type { Bench, Contender, NetworkNamespace, Stage, Subject } from './framework/index.ts';
-import { CHANGEOVER, ip, missing, NODE, onStage, PROGRAMS } from './framework/index.ts';
+import { CHANGEOVER, compiled, ip, missing, NODE, onStage, PROGRAMS } from './framework/index.ts';
 
 const OURS = 'changeover stack';
-const THROUGH_MUX = 'changeover mux, port and stack';
 const KERNEL = 'kernel TCP';
 const SLIRP = 'slirp4netns';
+const LWIP = 'lwIP in C';
+const TCPIP_JS = 'tcpip.js';
+const TCPIP_JS_ABSENT = 'the package registry used here does not have it';
 const OUR_ADDRESS = '10.79.1.2';
 const MUX_ADDRESS = '10.79.3.2';
 const MUX_MAC = '02:00:0a:4f:03:02';
 const KERNEL_ADDRESS = '10.79.2.2';
+const LWIP_ADDRESS = '10.79.4.2';
 /** The host, as slirp4netns shows it to a namespace. */
 const SLIRP_ADDRESS = '10.0.2.2';
 const WRK_CONNECTIONS = 32;
@@ -37,41 +40,40 @@ async function bulk(bench: Bench, stage: Stage): Promise<void> {
   ];
   await servesBehindMux(bench, stage);
   const slirp = await slirpNamespace(stage).catch(messageOf);
+  const lwip = await lwipServes(bench, stage).catch(messageOf);
   for (const direction of ['out', 'in'] as const) {
-    const sample = (host: string, space?: NetworkNamespace) => async () => [
-      8 * Number(await stage.run(client(host, direction), { in: space })),
-    ];
-    const peers = [
-      typeof slirp === 'string'
-        ? { name: SLIRP, absent: slirp }
-        : { name: SLIRP, sample: sample(SLIRP_ADDRESS, slirp) },
-      { name: KERNEL, sample: sample(KERNEL_ADDRESS) },
-    ];
+    const bitsPerSecond = async (host: string, space?: NetworkNamespace) =>
+      8 * Number(await stage.run(client(host, direction), { in: space }));
+    // One sample of a peer stands beside both of ours.
+    const peer = (name: string, host: string, absent: string | undefined, space?: NetworkNamespace) =>
+      absent !== undefined
+        ? { name, absent }
+        : {
+            name,
+            async sample() {
+              const theirs = await bitsPerSecond(host, space);
+              return [theirs, theirs];
+            },
+          };
+    const goals = { [SLIRP]: 1.5, [LWIP]: 1.5 };
     await bench.race({
       id: 'M4',
       figures: [
-        {
-          what: `bulk TCP ${direction}, one connection`,
-          unit: 'bitsPerSecond',
-          better: 'more',
-          goals: { [SLIRP]: 1.5 },
-        },
+        { what: `bulk TCP ${direction}, one connection`, unit: 'bitsPerSecond', better: 'more', goals },
+        { what: `bulk TCP ${direction} through mux and port`, unit: 'bitsPerSecond', better: 'more', goals },
       ],
-      ours: { name: OURS, sample: sample(OUR_ADDRESS) },
-      peers,
-    });
-    await bench.race({
-      id: 'M4',
-      figures: [
-        {
-          what: `bulk TCP ${direction} through mux and port`,
-          unit: 'bitsPerSecond',
-          better: 'more',
-          goals: { [SLIRP]: 1.5 },
-        },
+      ours: {
+        name: OURS,
+        sample: async () => [await bitsPerSecond(OUR_ADDRESS), await bitsPerSecond(MUX_ADDRESS)],
+      },
+      peers: [
+        typeof slirp === 'string'
+          ? peer(SLIRP, SLIRP_ADDRESS, slirp)
+          : peer(SLIRP, SLIRP_ADDRESS, undefined, slirp),
+        peer(LWIP, LWIP_ADDRESS, lwip),
+        { name: TCPIP_JS, absent: TCPIP_JS_ABSENT },
+        peer(KERNEL, KERNEL_ADDRESS, undefined),
       ],
-      ours: { name: THROUGH_MUX, sample: sample(MUX_ADDRESS) },
-      peers,
     });
   }
 }
@@ -83,6 +85,7 @@ async function http(bench: Bench, stage: Stage): Promise<void> {
     return;
   }
   await bothServe(stage, 'http-app.mjs');
+  const lwip = await lwipServes(bench, stage).catch(messageOf);
   const wrk = (name: string, host: string, ...options: string[]): Contender => ({
     name,
     async sample() {
@@ -106,7 +109,13 @@ async function http(bench: Bench, stage: Stage): Promise<void> {
       },
     ],
     ours: wrk(OURS, OUR_ADDRESS),
-    peers: [wrk(KERNEL, KERNEL_ADDRESS)],
+    peers: [
+      wrk(KERNEL, KERNEL_ADDRESS),
+      lwip === undefined
+        ? wrk(`${LWIP}, a fixed answer`, LWIP_ADDRESS)
+        : { name: `${LWIP}, a fixed answer`, absent: lwip },
+      { name: TCPIP_JS, absent: TCPIP_JS_ABSENT },
+    ],
   });
   const closing = ['--header', 'Connection: close'];
   await bench.race({
@@ -175,6 +184,14 @@ async function servesBehindMux(bench: Bench, stage: Stage): Promise<void> {
   const server = join(PROGRAMS, 'bulk-server.mjs');
   const stack = [...NODE, join(PROGRAMS, 'port-stack.ts'), socket, MUX_MAC, MUX_ADDRESS, server];
   await stage.start(stack, { ready: /ready|listening/ });
+}
+
+/** lwIP behind a TAP, with the bulk server's and the HTTP application's ports. */
+async function lwipServes(bench: Bench, stage: Stage): Promise<undefined> {
+  const program = compiled('lwip-server.c', bench.scratch, ['-I/usr/include/lwip', '-llwip']);
+  await stage.start([program, 'lwip0', LWIP_ADDRESS, '255.255.255.0'], { ready: /ready/ });
+  ip(undefined, 'addr add 10.79.4.1/24 dev lwip0');
+  ip(undefined, 'link set lwip0 up');
 }
 
 async function slirpNamespace(stage: Stage): Promise<NetworkNamespace> {

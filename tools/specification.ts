@@ -15,7 +15,7 @@ const UNMEASURED = 'not yet measured';
 
 function figureText(figure: FigureResult): string {
   const peers = figure.peers.map((peer) => {
-    if (peer.value === undefined) return `${peer.name} did not run`;
+    if (peer.value === undefined) return `${peer.name} not measured: ${peer.absent}`;
     const missed =
       peer.reached === false ? `, **missed: ${figure.better === 'more' ? '≥' : '≤'} ${peer.goal} ×**` : '';
     const ratio = peer.ratio === undefined ? '' : ` (${ratioText(peer.ratio)}${missed})`;

@@ -137,19 +137,23 @@ export function resultsOf(
       value,
       samples,
       ...(limit === undefined ? {} : { limit, reached: holds(value, limit) }),
-      peers: peers.map(({ name, outcome }): PeerResult => {
-        if (typeof outcome === 'string') return { name, absent: outcome };
+      peers: peers.flatMap(({ name, outcome }): PeerResult[] => {
+        if (typeof outcome === 'string') return [{ name, absent: outcome }];
         const theirs = column(outcome);
+        // A figure that only ours has.
+        if (theirs.every(Number.isNaN)) return [];
         const peerValue = standsFor(theirs);
         const goal = figure.goals?.[name];
-        return {
-          name,
-          value: peerValue,
-          samples: theirs,
-          // Of failed requests the peer may have none: then there is no ratio, but a goal.
-          ...(peerValue === 0 ? {} : { ratio: value / peerValue }),
-          ...(goal === undefined ? {} : { goal, reached: holds(value, goal * peerValue) }),
-        };
+        return [
+          {
+            name,
+            value: peerValue,
+            samples: theirs,
+            // Of failed requests the peer may have none: then there is no ratio, but a goal.
+            ...(peerValue === 0 ? {} : { ratio: value / peerValue }),
+            ...(goal === undefined ? {} : { goal, reached: holds(value, goal * peerValue) }),
+          },
+        ];
       }),
     };
   });

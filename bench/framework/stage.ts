@@ -171,6 +171,19 @@ export function missing(program: string): string | undefined {
   return found ? undefined : `${program} is not installed`;
 }
 
+/** Compiles a program of `bench/programs` into `folder`; its path. Throws with what the compiler said first. */
+export function compiled(source: string, folder: string, options: readonly string[] = []): string {
+  const program = join(folder, source.replace(/\.c$/, ''));
+  const { error, status, stderr } = spawnSync(
+    'cc',
+    ['-O2', '-o', program, join(PROGRAMS, source), ...options],
+    { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  if (status === 0) return program;
+  const why = error?.message ?? /error:.*|cannot find.*/.exec(stderr)?.[0] ?? stderr.trim();
+  throw new StageError('missing-tool', `${source} cannot be compiled here: ${why}`);
+}
+
 export function pause(ms: number): Promise<void> {
   return new Promise((done) => setTimeout(done, ms));
 }

@@ -36,7 +36,7 @@ export function limitText(figure: FigureResult): string {
 export function linesOf(figure: FigureResult): string[] {
   const start = `${figure.id.padEnd(3)} ${figure.what.padEnd(52)} ${valueText(figure.value, figure.unit).padStart(12)}`;
   const lines = figure.peers.map((peer) => {
-    if (peer.absent !== undefined) return `${start}  ${peer.name} did not run: ${peer.absent}`;
+    if (peer.absent !== undefined) return `${start}  ${peer.name} not measured: ${peer.absent}`;
     const theirs = `${peer.name} ${valueText(peer.value ?? Number.NaN, figure.unit)}`;
     return `${start}  ${theirs.padEnd(34)} ${ratioText(peer.ratio).padStart(8)}  ${goalText(peer, figure.better)}`.trimEnd();
   });
