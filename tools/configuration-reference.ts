@@ -23,11 +23,12 @@ changeover.yaml:11:12: network.uplinks[0].mtu is 15, allowed: 576 to 9000
 \`\`\`
 
 ## Checked beyond the tables below
-- Addresses of services, second addresses, probe and hosts are all different, in one network, and neither its own nor its broadcast address;
+- Addresses of services, second addresses, probe and hosts are all different, in a network in which the probe has an address (\`network.probe.address\`, \`address6\`, \`also\`), and neither its own nor its broadcast address;
   a gateway lies in the network.
 - The same for IPv6, which is a second family beside IPv4: \`address6\` needs \`network.probe.address6\`, a \`second\` needs a \`second6\`, a
   \`gateway6\` may be link-local, an uplink needs an MTU of 1280. Addresses are global or unique local; IPv6 text stands in quotation marks in flow style.
-- \`also\`: as \`address\` and \`second\`; the probe has an address of the same family and network.
+- \`also\`: as \`address\` and \`second\`, both in one network; \`device\` names a network device of the active partition; a \`gateway\` lies in that network and goes with a device
+  other than the first.
 - \`patching.procedure\` makes sense with \`patching.strategy\` (docs/patching.md has the table); \`H7\` and \`H8\` need second addresses.
 - \`active\` names a partition with a network device; a partition is the active one of at most one service.
 - Partition ids, service, source and uplink names are unique; so are image paths and MACs (compared in lower case).

@@ -67,7 +67,12 @@ export interface Neighbor {
   /** IPv4 or IPv6, text form. */
   readonly address: string;
   readonly mac: string;
+  /** Number of the network device that it is behind, from 0; absent: 0. */
+  readonly device?: number;
 }
+
+/** Token of the barrier frame that is waited for; several: one on each network device that the addresses in question are on. */
+export type Barrier = number | readonly number[];
 
 export interface GuestCommands extends CommandMap {
   'guest-ping': { arguments: object; result: object };
@@ -148,10 +153,10 @@ export interface GuestCommands extends CommandMap {
   'changeover-resume': { arguments: { reclaim?: boolean }; result: { reclaimed: number } };
   /**
    * Takes the idle (frozen) connections (with `flows`: only those of them) out of the stack; what arrives for them afterwards is dropped without an answer.
-   * Waits for the barrier frame `barrier` (see the mux) when given, so that nothing is still on its way in.
+   * Waits for the barrier frame `barrier` (see the mux) when given, or for one on each network device, so that nothing is still on its way in.
    */
   'changeover-connections-export': {
-    arguments: { barrier?: number; timeoutMs?: number; flows?: FlowName[] };
+    arguments: { barrier?: Barrier; timeoutMs?: number; flows?: FlowName[] };
     result: { connections: ConnectionState[]; neighbors: Neighbor[] };
   };
   /**
@@ -159,7 +164,7 @@ export interface GuestCommands extends CommandMap {
    * With `barrier` after that frame of the mux has come, so that no request is on its way in.
    */
   'changeover-wind-down': {
-    arguments: { flows: FlowName[]; barrier?: number; timeoutMs?: number };
+    arguments: { flows: FlowName[]; barrier?: Barrier; timeoutMs?: number };
     result: { ended: FlowName[] };
   };
   /** Puts connections of the same service address into the stack and hands them to the application as accepted. */

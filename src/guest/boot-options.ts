@@ -60,17 +60,18 @@ export function parseBootOptions(argv: readonly string[]): BootOptions {
       blockSocket: need('block'),
       agentSocket: need('agent'),
       scratchDirectory: need('scratch'),
-      ...(values['port'] === undefined
-        ? {}
-        : {
-            network: {
-              socket: need('port'),
-              mac: need('mac'),
-              addresses: (values['address'] as string[] | undefined) ?? [],
-              gateways: (values['gateway'] as string[] | undefined) ?? [],
-              ...(values['mtu'] === undefined ? {} : { mtu: Number(values['mtu']) }),
-            },
-          }),
+      network:
+        values['port'] === undefined
+          ? []
+          : [
+              {
+                socket: need('port'),
+                mac: need('mac'),
+                addresses: (values['address'] as string[] | undefined) ?? [],
+                gateways: (values['gateway'] as string[] | undefined) ?? [],
+                ...(values['mtu'] === undefined ? {} : { mtu: Number(values['mtu']) }),
+              },
+            ],
     },
   };
 }
@@ -86,6 +87,9 @@ function readDescription(path: string): BootDescription {
   const missing = keys.find((key) => typeof value[key] !== 'string');
   if (missing !== undefined) {
     throw new GuestError('bad-boot-description', `${path} names no ${missing}`, { remedy: USAGE });
+  }
+  if (!Array.isArray(value.network)) {
+    throw new GuestError('bad-boot-description', `${path} has no list of network devices`, { remedy: USAGE });
   }
   return value as BootDescription;
 }

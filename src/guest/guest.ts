@@ -14,6 +14,7 @@
 
 import { type FileSystem, loadLibrary, mountExt4, NbdClient } from '../blockdev/index.ts';
 import type {
+  Barrier,
   ConnectionState,
   FlowName,
   GuestPatchResult,
@@ -145,7 +146,7 @@ export class Guest {
 
   async #bringUpNetwork(): Promise<void> {
     const { network } = this.description;
-    if (network === undefined) return;
+    if (network.length === 0) return;
     const module = await import('./network/network.ts');
     this.#network = new module.Network(network, (line) => this.console.kernel(line));
   }
@@ -218,7 +219,7 @@ export class Guest {
   }
 
   exportConnections(
-    barrier?: number,
+    barrier?: Barrier,
     timeoutMs?: number,
     only?: readonly FlowName[],
   ): Promise<ConnectionState[]> {

@@ -24,7 +24,7 @@ import type {
   PartitionStatus,
   StartOptions,
 } from './partition/index.ts';
-import { diskId, Partition } from './partition/index.ts';
+import { deviceOf, diskId, Partition } from './partition/index.ts';
 import { ResourceTable, rowOf } from './resource-table/index.ts';
 import type { RunPaths } from './run-paths.ts';
 import { runPaths } from './run-paths.ts';
@@ -140,9 +140,9 @@ export class Hypervisor implements HypervisorSurface {
     reach('partition.before-disks');
     await this.#attachDisks(partition, options.applicationDisk);
     reach('partition.before-port');
-    const portSocket = await this.#attachPort(partition, options);
+    await this.#attachPorts(partition, options);
     reach('partition.before-spawn');
-    await partition.start({ ...this.#spec(partition, portSocket), addresses: options.addresses }, options);
+    await partition.start({ ...this.#spec(partition), addresses: options.addresses }, options);
     reach('partition.running');
     return partition.status();
   }
@@ -173,7 +173,7 @@ export class Hypervisor implements HypervisorSurface {
   async adoptPartition(id: string): Promise<boolean> {
     const partition = this.#partition(id);
     const device = partition.config.network[0];
-    const adopted = await partition.adopt(this.#spec(partition, device && this.paths.port(id)));
+    const adopted = await partition.adopt(this.#spec(partition));
     if (!adopted || partition.options === undefined) return adopted;
     const ports = await this.#mux.execute('ports', {});
     const port = ports.find((candidate) => candidate.name === device?.name);
@@ -243,11 +243,11 @@ export class Hypervisor implements HypervisorSurface {
     return disk;
   }
 
-  #spec(partition: Partition, portSocket: string | undefined): Omit<GuestSpec, 'addresses'> {
+  #spec(partition: Partition): Omit<GuestSpec, 'addresses'> {
     const { id, config } = partition;
     return {
       config,
-      portSocket,
+      portSockets: config.network.map((_, i) => this.paths.port(id, i)),
       blockSocket: this.paths.nbd(id),
       agentSocket: this.paths.agent(id),
       bootFile: this.paths.boot(id),
@@ -276,31 +276,33 @@ export class Hypervisor implements HypervisorSurface {
     });
   }
 
-  /** The socket of the partition's port, undefined when it has no network device. */
-  async #attachPort(partition: Partition, options: StartOptions): Promise<string | undefined> {
-    const device = partition.config.network[0];
-    if (device === undefined) return undefined;
-    const socket = this.paths.port(partition.id);
-    const addresses = options.addresses.map((cidr) => cidr.split('/')[0]!);
+  /** A port of the mux for each network device. */
+  async #attachPorts(partition: Partition, options: StartOptions): Promise<void> {
+    const { id, config } = partition;
+    if (config.network.length === 0) return;
     const ports = await this.#mux.execute('ports', {});
-    if (ports.some((port) => port.name === device.name)) {
-      await this.#mux.execute('port-addresses', { name: device.name, addresses });
-    } else {
-      await this.#mux.execute('port-add', {
+    for (const [i, device] of config.network.entries()) {
+      const addresses = options.addresses
+        .filter((address) => deviceOf(config, address) === device)
+        .map((cidr) => cidr.split('/')[0]!);
+      if (ports.some((port) => port.name === device.name)) {
+        await this.#mux.execute('port-addresses', { name: device.name, addresses });
+      } else {
+        await this.#mux.execute('port-add', {
+          name: device.name,
+          socket: this.paths.port(id, i),
+          mac: device.mac,
+          addresses,
+          vnetHeader: true,
+          ...(device.uplink === undefined ? {} : { uplink: device.uplink }),
+          ...(device.limits === undefined ? {} : { limits: device.limits }),
+        });
+      }
+      await this.#mux.execute('port-state', {
         name: device.name,
-        socket,
-        mac: device.mac,
-        addresses,
-        vnetHeader: true,
-        ...(device.uplink === undefined ? {} : { uplink: device.uplink }),
-        ...(device.limits === undefined ? {} : { limits: device.limits }),
+        state: options.isolated ? 'isolated' : 'attached',
       });
     }
-    await this.#mux.execute('port-state', {
-      name: device.name,
-      state: options.isolated ? 'isolated' : 'attached',
-    });
-    return socket;
   }
 
   /** Opens a disk of a partition that does not run, over NBD. */

@@ -8,7 +8,8 @@ export interface RunPaths {
   /** Control channel of the block process. */
   readonly block: string;
   readonly logs: string;
-  port(partition: string): string;
+  /** Of its network devices in order, from 0. */
+  port(partition: string, device: number): string;
   nbd(partition: string): string;
   agent(partition: string): string;
   /** Boot description of a partition. */
@@ -29,7 +30,8 @@ export function runPaths(directory: string): RunPaths {
     mux: inside('mux.sock'),
     block: inside('block.sock'),
     logs: inside('logs'),
-    port: (partition) => inside('ports', `${partition}.sock`),
+    port: (partition, device) =>
+      inside('ports', device === 0 ? `${partition}.sock` : `${partition}.${device + 1}.sock`),
     nbd: (partition) => inside('nbd', `${partition}.sock`),
     agent: (partition) => inside('agents', `${partition}.sock`),
     boot: (partition) => inside('agents', `${partition}.boot.json`),

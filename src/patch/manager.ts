@@ -323,7 +323,7 @@ export class PatchManager {
     };
   }
 
-  /** Name of the uplink that a partition's port is behind; undefined: the first one. */
+  /** Name of the uplink that a partition's first port is behind; undefined: the first one. */
   #uplinkOf(partition: string): string | undefined {
     return this.#env.hypervisor.partitionConfig(partition).network[0]?.uplink;
   }

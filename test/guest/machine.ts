@@ -35,8 +35,13 @@ export interface Machine {
   readonly disks: ChannelClient<DiskCommands, DiskEvents>;
   readonly directory: string;
   image(partition: string, role: 'system' | 'application'): string;
-  /** Defines a partition with fresh images; `files` are those of its system disk. */
-  partition(id: string, number: number, files: Readonly<Record<string, string>>): Promise<PartitionConfig>;
+  /** Defines a partition with fresh images; `files` are those of its system disk, `further` the addresses of each further network device. */
+  partition(
+    id: string,
+    number: number,
+    files: Readonly<Record<string, string>>,
+    further?: readonly (readonly string[])[],
+  ): Promise<PartitionConfig>;
   /** Asks a partition over the private path. */
   ask(
     port: string,
@@ -90,7 +95,7 @@ export async function withMachine(
       directory,
       image,
       another,
-      partition: async (id, number, files) => {
+      partition: async (id, number, files, further = []) => {
         const root = join(directory, `${id}-root`);
         for (const [path, text] of Object.entries(files)) {
           mkdirSync(dirname(join(root, path)), { recursive: true });
@@ -107,7 +112,11 @@ export async function withMachine(
             { role: 'system', path: image(id, 'system') },
             { role: 'application', path: image(id, 'application') },
           ],
-          network: [{ name: `${id}-net1`, mac: `02:00:00:00:00:${number.toString(16).padStart(2, '0')}` }],
+          network: [[], ...further].map((addresses, i) => ({
+            name: `${id}-net${i + 1}`,
+            mac: `02:00:00:00:0${i}:${number.toString(16).padStart(2, '0')}`,
+            addresses,
+          })),
         };
         hypervisor!.definePartition(config);
         return config;
@@ -143,7 +152,7 @@ async function probe(run: string, mux: ChannelClient<MuxCommands, MuxEvents>) {
     random: systemRandom,
     link,
     mac: macAddress(mac),
-    addresses: [cidr('10.77.0.254/24')],
+    addresses: [cidr('10.77.0.254/24'), cidr('10.88.0.254/24')],
   });
   return { face: new NetFace(stack), close: () => link.close() };
 }

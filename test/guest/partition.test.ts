@@ -121,6 +121,50 @@ test(
 );
 
 test(
+  'two network devices: one program serves at both, each address on its own; what it asks leaves by the right one',
+  onMachine(async ({ hypervisor, mux, partition, ask }) => {
+    const source = `
+import http from 'node:http';
+import os from 'node:os';
+http.createServer((req, res) => {
+  if (req.url === '/self') return http.get('http://10.88.0.11/plain', (inner) => inner.pipe(res));
+  res.end(req.socket.localAddress + ' for ' + req.socket.remoteAddress);
+}).listen(80);
+`;
+    await partition('A', 10, application(source), [['10.88.0.11']]);
+    const addresses = [`${ADDRESS}/24`, '10.88.0.11/24'];
+    const started = await hypervisor.startPartition('A', {
+      ...boot,
+      addresses,
+      applicationDisk: false,
+      startApplication: true,
+    });
+    assert.equal(started.addresses, addresses);
+    assert.is((await ask('A-net1', ADDRESS, '/')).text, `${ADDRESS} for 10.77.0.254`);
+    assert.is((await ask('A-net2', '10.88.0.11', '/')).text, '10.88.0.11 for 10.88.0.254');
+    assert.is((await ask('A-net1', ADDRESS, '/self')).text, '10.88.0.11 for 10.88.0.11');
+    assert.equal(
+      (await hypervisor.control('A').execute('guest-network-get-interfaces', {})).map((one) => [
+        one.name,
+        one['ip-addresses'].map((own) => own['ip-address']),
+      ]),
+      [
+        ['net0', [ADDRESS]],
+        ['net1', ['10.88.0.11']],
+      ],
+    );
+    const ports = await mux.execute('ports', {});
+    assert.equal(
+      ports.filter(({ role }) => role === 'partition').map(({ name, state }) => [name, state]),
+      [
+        ['A-net1', 'isolated'],
+        ['A-net2', 'isolated'],
+      ],
+    );
+  }),
+);
+
+test(
   'node:fs by import and by require, callbacks, streams, node_modules: the program sees its own disks',
   onMachine(async ({ hypervisor, partition, ask }) => {
     const source = `

@@ -40,6 +40,8 @@ export interface ProbeConfiguration {
   readonly address: string;
   /** CIDR; present when a service has `address6`. */
   readonly address6?: string;
+  /** CIDR; in further networks. */
+  readonly also: readonly string[];
   readonly mac: string;
 }
 
@@ -55,11 +57,20 @@ export interface ServiceConfiguration {
   readonly second6?: string;
   readonly gateway6?: string;
   /** Further addresses, CIDR, that move together with it. */
-  readonly also: readonly { readonly address: string; readonly second?: string }[];
+  readonly also: readonly FurtherAddress[];
   readonly rehearsal?: RehearsalConfiguration;
   /** Partition that serves at the first start; afterwards the stored roles decide. */
   readonly active: string;
   readonly health: HealthConfiguration;
+}
+
+export interface FurtherAddress {
+  readonly address: string;
+  readonly second?: string;
+  /** Name of the partitions' network device that carries it; absent: the first one. */
+  readonly device?: string;
+  /** Next hop out of its network. */
+  readonly gateway?: string;
 }
 
 /** What the patched standby has to answer before any client is moved. */

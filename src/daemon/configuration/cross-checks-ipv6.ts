@@ -13,7 +13,7 @@ import {
 } from '../../netstack/index.ts';
 import type { Configuration, ServiceConfiguration } from './configuration.ts';
 import type { ConfigurationPath, Finding } from './problems.ts';
-import { pathText } from './problems.ts';
+import { IN_ONE_NETWORK, pathText } from './problems.ts';
 
 /** RFC 8200 section 5. */
 const IPV6_MIN_MTU = 1280;
@@ -36,18 +36,18 @@ export function checkIpv6(
     });
   };
   const probePath = ['network', 'probe', 'address6'];
-  const probe = host(c.network.probe.address6, probePath, value);
+  const probes = [c.network.probe.address6, ...c.network.probe.also.filter((text) => text.includes(':'))];
+  const known = probes.flatMap((text) => host(text, probePath, value) ?? []);
   const usable = (text: string | undefined, path: ConfigurationPath): Cidr | undefined => {
     const network = host(text, path, value);
     if (network === undefined) return undefined;
     used(formatIpAddress(network.address), path);
-    if (
-      probe !== undefined &&
-      (network.prefixLength !== probe.prefixLength || !cidrContains(probe, network.address))
-    ) {
+    const isIn = (probe: Cidr) =>
+      network.prefixLength === probe.prefixLength && cidrContains(probe, network.address);
+    if (known.length > 0 && !known.some(isIn)) {
       value(
         path,
-        `is ${text}, outside the network of network.probe.address6 ${c.network.probe.address6}; all addresses must be in one network`,
+        `is ${text}, outside the network of network.probe.address6 ${probes.join(', ')}; ${IN_ONE_NETWORK}`,
       );
     }
     return network;

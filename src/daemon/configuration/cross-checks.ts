@@ -3,7 +3,7 @@ import type { Configuration } from './configuration.ts';
 import { checkIpv6 } from './cross-checks-ipv6.ts';
 import { checkRuns } from './cross-checks-runs.ts';
 import type { ConfigurationPath, Finding } from './problems.ts';
-import { nearestName, pathText } from './problems.ts';
+import { IN_ONE_NETWORK, nearestName, pathText } from './problems.ts';
 
 interface Subnet {
   readonly host: number;
@@ -50,7 +50,7 @@ function checkNetwork(c: Configuration, findings: Finding[]): void {
   const addresses = new Unique(findings);
   const uplinkNames = new Unique(findings);
   const probePath = ['network', 'probe', 'address'];
-  const probe = subnet(c.network.probe.address);
+  const probes = [c.network.probe.address, ...c.network.probe.also.filter((text) => !text.includes(':'))];
   addresses.add(bare(c.network.probe.address), probePath, 'used');
   const usable = (cidr: string, path: ConfigurationPath) => {
     const s = subnet(cidr);
@@ -60,10 +60,11 @@ function checkNetwork(c: Configuration, findings: Finding[]): void {
         `${pathText(path)} is ${cidr}, the network's own or its broadcast address; use a host address`,
       );
     }
-    if (s.network !== probe.network || s.length !== probe.length) {
+    const isIn = (probe: Subnet) => s.network === probe.network && s.length === probe.length;
+    if (!probes.map(subnet).some(isIn)) {
       value(
         path,
-        `${pathText(path)} is ${cidr}, outside the network of network.probe.address ${c.network.probe.address}; all addresses must be in one network`,
+        `${pathText(path)} is ${cidr}, outside the network of network.probe.address ${probes.join(', ')}; ${IN_ONE_NETWORK}`,
       );
     }
   };

@@ -68,11 +68,14 @@ function resolved(value: Configuration, file: string): Configuration {
     network: {
       ...value.network,
       uplinks: value.network.uplinks.map((uplink) => canonical(uplink, ['hostAddress6'])),
-      probe: canonical({ ...probe, mac: probe.mac.toLowerCase() }, ['address6']),
+      probe: {
+        ...canonical({ ...probe, mac: probe.mac.toLowerCase() }, ['address6']),
+        also: probe.also.map((address) => canonical({ address }, ['address']).address),
+      },
     },
     services: value.services.map((service) => ({
       ...canonical(service, ['address6', 'second6', 'gateway6']),
-      also: service.also.map((pair) => canonical(pair, ['address', 'second'])),
+      also: service.also.map((pair) => canonical(pair, ['address', 'second', 'gateway'])),
     })),
     partitions: value.partitions.map((partition) => ({
       ...partition,

@@ -36,6 +36,10 @@ export class ConfigurationError extends CodedError {
 }
 
 /** `services[0].health.http.port`; the root is `the configuration`. */
+/** What to do about an address that the probe could not ask. */
+export const IN_ONE_NETWORK =
+  'all addresses must be in one network with the probe, which may have one in each (network.probe.also)';
+
 export function pathText(path: ConfigurationPath): string {
   let text = '';
   for (const part of path) {

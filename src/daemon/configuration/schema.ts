@@ -264,7 +264,18 @@ const service = object(
       'Further addresses of either family that move together with `address`.',
       object('An address.', ['address'], {
         address: anyCidr('The address that clients use.'),
-        second: anyCidr('The same as `second` for it; needed where there is a `second`.'),
+        second: anyCidr(
+          'The same as `second` for it; needed where there is a `second`. Same network as `address`.',
+        ),
+        device: name(
+          'Network device that carries it: the one of this name, in a partition without it the one at the same place as in the active partition. Left out: the first one.',
+        ),
+        gateway: {
+          type: 'string',
+          description: 'Next hop out of its network, when it is on a device of its own.',
+          pattern: '^[0-9A-Fa-f:.]+$',
+          hint: 'an IPv4 or IPv6 address without prefix length',
+        },
       }),
       0,
     ),
@@ -477,6 +488,11 @@ export const CONFIGURATION_SCHEMA: ConfigurationSchema = object(
       probe: object("The product's own client for health checks, a port of the mux.", ['address'], {
         address: cidr('Its address; not used by anybody else.'),
         address6: cidr6('Its IPv6 address; needed when a service has `address6`.'),
+        also: list(
+          'Its addresses in further networks: one for each network in which a service has an address.',
+          anyCidr('An address.'),
+          0,
+        ),
         mac: { ...mac('Its hardware address.'), default: '02:00:00:00:00:fe' },
       }),
     }),

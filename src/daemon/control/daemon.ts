@@ -260,10 +260,7 @@ export class Daemon implements DaemonSurface {
     });
     this.hypervisor = hypervisor;
     up('the hypervisor', () => hypervisor.close());
-    const gateways = (['gateway', 'gateway6'] as const).flatMap(
-      (key) => c.services.find((s) => s[key] !== undefined)?.[key] ?? [],
-    );
-    for (const partition of c.partitions) hypervisor.definePartition(partitionConfig(partition, gateways));
+    for (const partition of c.partitions) hypervisor.definePartition(partitionConfig(c, partition));
 
     this.partitions = new Partitions(this);
     up('the partitions', (keepRunning) => this.partitions.close(keepRunning));

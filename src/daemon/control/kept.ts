@@ -11,7 +11,7 @@ import type { KeptProcessOptions } from '../processes/kept-process.ts';
 import { KeptProcess } from '../processes/kept-process.ts';
 import { replayMux } from '../processes/mux-replay.ts';
 import type { Daemon } from './daemon.ts';
-import { servicePort } from './mapping.ts';
+import { portName } from './mapping.ts';
 
 export type KeptMux = KeptProcess<MuxCommands, MuxEvents>;
 export type KeptDisks = KeptProcess<DiskCommands, DiskEvents>;
@@ -95,7 +95,9 @@ const FLOWS_LIMIT_MS = 1_000;
 
 /** Asked at its agent, with no hypervisor in between: the mux may be started before there is one. */
 async function flowsBehind(daemon: Daemon, port: string): Promise<readonly FlowName[]> {
-  const partition = daemon.configuration.partitions.find((one) => servicePort(one) === port);
+  const partition = daemon.configuration.partitions.find(({ id, network }) =>
+    network.some(({ name }) => portName(id, name) === port),
+  );
   if (partition === undefined) return [];
   try {
     const control = await ControlProgram.connect(partition.id, daemon.paths.agent(partition.id));

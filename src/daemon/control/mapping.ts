@@ -16,12 +16,6 @@ export function portName(partition: string, device: string): string {
   return `${partition}-${device}`;
 }
 
-/** The port that carries a partition's service address: that of its first network device. */
-export function servicePort(partition: PartitionConfiguration): string | undefined {
-  const device = partition.network[0];
-  return device === undefined ? undefined : portName(partition.id, device.name);
-}
-
 export function bareAddress(cidr: string): string {
   return cidr.split('/')[0] ?? cidr;
 }
@@ -31,10 +25,43 @@ export function serviceAddresses(service: ServiceConfiguration): string[] {
   return addressPairs(service).map(({ address }) => address);
 }
 
-export function partitionConfig(
+/** Where a further address is, by place in the list of network devices. */
+function placeOf(
+  configuration: Configuration,
+  service: ServiceConfiguration,
   partition: PartitionConfiguration,
-  gateways: readonly string[] = [],
+  device: string | undefined,
+): number {
+  const at = (one: PartitionConfiguration | undefined) =>
+    one?.network.findIndex(({ name }) => name === device) ?? -1;
+  const own = at(partition);
+  if (own >= 0) return own;
+  const place = at(configuration.partitions.find(({ id }) => id === service.active));
+  return place > 0 && place < partition.network.length ? place : 0;
+}
+
+/** What is on each network device but the first, where everything else is. */
+function placed(
+  configuration: Configuration,
+  partition: PartitionConfiguration,
+  place: number,
+): { addresses: string[]; gateways: string[] } {
+  const here = configuration.services.flatMap((service) =>
+    service.also.filter(({ device }) => placeOf(configuration, service, partition, device) === place),
+  );
+  return {
+    addresses: here.flatMap(({ address, second }) => [address, ...(second === undefined ? [] : [second])]),
+    gateways: here.flatMap(({ gateway }) => gateway ?? []),
+  };
+}
+
+export function partitionConfig(
+  configuration: Configuration,
+  partition: PartitionConfiguration,
 ): PartitionConfig {
+  const first = (['gateway', 'gateway6'] as const).flatMap(
+    (key) => configuration.services.find((service) => service[key] !== undefined)?.[key] ?? [],
+  );
   return {
     id: partition.id,
     kind: partition.kind,
@@ -45,14 +72,18 @@ export function partitionConfig(
       path,
       ...(sizeMiB === undefined ? {} : { sizeBytes: sizeMiB * MIB }),
     })),
-    network: partition.network.map(({ name, mac, uplink, limits }) => ({
+    network: partition.network.map(({ name, mac, uplink, limits }, i) => ({
       name: portName(partition.id, name),
       mac,
+      ...(i === 0 ? { gateways: first } : devicePart(placed(configuration, partition, i))),
       ...(limits === undefined ? {} : { limits }),
       ...(uplink === undefined ? {} : { uplink }),
     })),
-    ...(gateways.length === 0 ? {} : { gateways }),
   };
+}
+
+function devicePart({ addresses, gateways }: { addresses: string[]; gateways: string[] }) {
+  return { addresses: addresses.map(bareAddress), gateways };
 }
 
 export function serviceSpecs(configuration: Configuration): ServiceSpec[] {
@@ -65,7 +96,14 @@ export function serviceSpecs(configuration: Configuration): ServiceSpec[] {
       ...(gateway === undefined ? {} : { gateway }),
       ...(address6 === undefined ? {} : { address6 }),
       ...(second6 === undefined ? {} : { second6 }),
-      ...(also.length === 0 ? {} : { also }),
+      ...(also.length === 0
+        ? {}
+        : {
+            also: also.map(({ address, second }) => ({
+              address,
+              ...(second === undefined ? {} : { second }),
+            })),
+          }),
       health,
       ...(rehearsal === undefined ? {} : { rehearsal: rehearsalSpec(rehearsal) }),
     };

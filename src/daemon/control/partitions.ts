@@ -2,12 +2,13 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { codeOf, messageOf } from '../../common/index.ts';
 import type { PartitionStatus, StartOptions } from '../../hypervisor/index.ts';
+import { deviceOf } from '../../hypervisor/index.ts';
 import type { RunPhase } from '../../patch/index.ts';
 import { addressPairs, FINAL_PHASES } from '../../patch/index.ts';
 import { ApiError } from '../api/index.ts';
 import type { PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
 import type { Daemon } from './daemon.ts';
-import { bareAddress, serviceAddresses, servicePort } from './mapping.ts';
+import { bareAddress, portName, serviceAddresses } from './mapping.ts';
 import type { PartitionRole, PartitionView } from './views.ts';
 
 const START_LIMIT_MS = 30_000;
@@ -83,7 +84,7 @@ export class Partitions {
       startApplication: true,
       timeoutMs: START_LIMIT_MS,
     });
-    const port = servicePort(this.configured(id));
+    const config = hypervisor.partitionConfig(id);
     const active = this.#daemon.roles.active(service.name);
     if (active !== id) {
       // A run moved the service meanwhile: two must not have its address.
@@ -93,11 +94,11 @@ export class Partitions {
         `partition ${active} serves ${service.name} now, ${id} was stopped again`,
       );
     }
-    if (port !== undefined) {
-      for (const address of serviceAddresses(service).map(bareAddress)) {
-        await mux.execute('path-set', { address, port });
-        await mux.execute('announce', { address, port });
-      }
+    for (const address of serviceAddresses(service).map(bareAddress)) {
+      const port = deviceOf(config, address)?.name;
+      if (port === undefined) continue;
+      await mux.execute('path-set', { address, port });
+      await mux.execute('announce', { address, port });
     }
     return status;
   }
@@ -210,7 +211,7 @@ export class Partitions {
       state: status.state,
       ...(status.pid === undefined ? {} : { pid: status.pid }),
       addresses: status.addresses,
-      isolated: isolatedPorts.has(servicePort(partition) ?? ''),
+      isolated: partition.network.some(({ name }) => isolatedPorts.has(portName(partition.id, name))),
       applicationDisk: status.applicationDisk,
       ...(guest === undefined
         ? {}

@@ -25,7 +25,7 @@ const CONNECT_LIMIT_MS = 5_000;
 
 export interface ProbeOptions {
   readonly link: LinkDevice;
-  /** CIDR, one of each family at most. */
+  /** CIDR, one in each network. */
   readonly addresses: readonly string[];
   readonly mac: string;
   readonly port?: string;
@@ -259,8 +259,8 @@ function httpHandler(
 /** Makes the probe's port at the mux and connects to it. */
 export async function startProbe(daemon: Daemon): Promise<Probe> {
   const { configuration, mux, paths } = daemon;
-  const { address, address6, mac } = configuration.network.probe;
-  const addresses = [address, ...(address6 === undefined ? [] : [address6])];
+  const { address, address6, also, mac } = configuration.network.probe;
+  const addresses = [address, ...(address6 === undefined ? [] : [address6]), ...also];
   const socket = join(paths.directory, 'ports', `${PROBE_PORT}.sock`);
   await mux.execute('port-add', {
     name: PROBE_PORT,

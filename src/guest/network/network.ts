@@ -1,11 +1,11 @@
 /**
- * The partition's network device and stack, and the application's sockets on it. The guest OS's own sockets (agent, port,
+ * The partition's network devices and its stack, and the application's sockets on it. The guest OS's own sockets (agent, port,
  * NBD) are unix sockets, which the override leaves alone.
  */
-import type { ConnectionState, FlowName, GuestCommands, Neighbor } from '../../channel/index.ts';
+import type { Barrier, ConnectionState, FlowName, GuestCommands, Neighbor } from '../../channel/index.ts';
 import { systemClock, systemRandom } from '../../common/index.ts';
-import type { BootDescription } from '../../hypervisor/index.ts';
-import type { Cidr, NetOverride } from '../../netstack/index.ts';
+import type { BootNetwork } from '../../hypervisor/index.ts';
+import type { Cidr, Interface, IpAddress, NetOverride } from '../../netstack/index.ts';
 import {
   cidr,
   formatCidr,
@@ -24,14 +24,13 @@ import {
 import { GuestError } from '../errors.ts';
 import { BARRIER_ETHERTYPE, Barriers } from './barrier.ts';
 
-type NetworkDescription = NonNullable<BootDescription['network']>;
 type Result<N extends keyof GuestCommands & string> = GuestCommands[N]['result'];
 
 const LINK_LIMIT_MS = 5_000;
 const BARRIER_MS = 2_000;
 
 export class Network {
-  readonly #link: StreamLink;
+  readonly #links: readonly StreamLink[];
   readonly #stack: Stack;
   readonly #override: NetOverride;
   readonly #tracker = new RequestTracker();
@@ -39,33 +38,34 @@ export class Network {
   #exported: ConnectionState[] = [];
   readonly #barriers = new Barriers();
   readonly #waiting = new Set<() => void>();
-  readonly #mac: string;
   readonly #log: (line: string) => void;
 
-  constructor(description: NetworkDescription, log: (line: string) => void) {
-    const { socket, mac, mtu = 1500, addresses, gateways = [] } = description;
-    this.#mac = mac;
+  /** @param devices at least one. */
+  constructor(devices: readonly BootNetwork[], log: (line: string) => void) {
     this.#log = log;
-    this.#link = new StreamLink({
-      path: socket,
-      name: 'net0',
-      mtu,
-      vnetHeader: true,
-      onState: (connected, reason) => log(connected ? 'net0 is connected' : `net0 lost its port: ${reason}`),
+    this.#links = devices.map(({ socket, mtu = 1500 }, i) => {
+      const name = `net${i}`;
+      return new StreamLink({
+        path: socket,
+        name,
+        mtu,
+        vnetHeader: true,
+        onState: (connected, reason) =>
+          log(connected ? `${name} is connected` : `${name} lost its port: ${reason}`),
+      });
     });
-    this.#stack = new Stack({
-      clock: systemClock,
-      random: systemRandom,
-      link: this.#link,
+    const [first, ...further] = devices.map(({ mac, addresses, gateways = [] }, i) => ({
+      link: this.#links[i]!,
       mac: macAddress(mac),
       addresses: addresses.map((text) => cidr(text)),
       // Addresses are assigned and taken over by the patch manager, and must serve at once.
       detectDuplicates: false,
       gateway: gateways.map(ipAddress),
-    });
-    this.#stack.ip.onEtherType(BARRIER_ETHERTYPE, (buffer, at, length) =>
-      this.#barriers.receive(buffer, at, length),
-    );
+    }));
+    this.#stack = new Stack({ clock: systemClock, random: systemRandom, ...first!, further });
+    for (const one of this.#stack.interfaces) {
+      one.onEtherType(BARRIER_ETHERTYPE, (buffer, at, length) => this.#barriers.receive(buffer, at, length));
+    }
     installDgramOverride(this.#stack);
     this.#override = installNetOverride(this.#stack, {
       loopback: 'stack',
@@ -76,22 +76,18 @@ export class Network {
     });
   }
 
-  /** Resolves when the port is connected. */
-  ready(): Promise<void> {
-    return this.#link.ready(LINK_LIMIT_MS);
-  }
-
-  get mac(): string {
-    return this.#mac;
+  /** Resolves when every port is connected. */
+  async ready(): Promise<void> {
+    await Promise.all(this.#links.map((link) => link.ready(LINK_LIMIT_MS)));
   }
 
   /** CIDR. */
   get addresses(): string[] {
-    return this.#stack.ip.addresses.own.map((own) => formatCidr(own));
+    return this.own.map((own) => formatCidr(own));
   }
 
   get own(): readonly Cidr[] {
-    return this.#stack.ip.addresses.own;
+    return this.#stack.addresses;
   }
 
   get listening(): number[] {
@@ -119,27 +115,40 @@ export class Network {
   /** 1602. */
   take(address: string, gateway?: string): void {
     const taken = parsed(address);
-    if (!this.own.some((own) => own.address === taken.address)) this.#stack.ip.addAddress(taken);
-    if (gateway !== undefined) this.#stack.ip.setGateway(ipAddress(gateway));
+    const { interfaces, ip } = this.#stack;
+    const device = interfaces.find((one) => one.addresses.isOnLink(taken.address)) ?? ip;
+    if (!this.own.some((own) => own.address === taken.address)) device.addAddress(taken);
+    if (gateway !== undefined) device.setGateway(ipAddress(gateway));
   }
 
   /** First half of 2202. */
   prepare(from: string, to: string): void {
-    this.#stack.ip.prepareAlter(ipAddress(bare(from)), ipAddress(bare(to)));
+    const source = ipAddress(bare(from));
+    this.#device(source).prepareAlter(source, ipAddress(bare(to)));
   }
 
   /** Second half of 2202; the number of connections that moved. */
   alter(from: string, to: string): number {
     const source = ipAddress(bare(from));
     const moved = [...this.#stack.tcp.connections()].filter((open) => open.localAddress === source).length;
-    this.#stack.ip.alter(source, ipAddress(bare(to)));
+    this.#device(source).alter(source, ipAddress(bare(to)));
     return moved;
   }
 
   /** 1603, 1505, 2203. */
   announce(): void {
-    this.#stack.ip.announce();
-    this.#stack.ip.flush();
+    for (const one of this.#stack.interfaces) one.announce();
+    this.#stack.host.flush();
+  }
+
+  /** The one that has `address`; the first has those that nobody has, and says so. */
+  #device(address: IpAddress): Interface {
+    return this.#stack.interfaceOf(address) ?? this.#stack.ip;
+  }
+
+  async #passed(barrier: Barrier | undefined, timeoutMs: number): Promise<void> {
+    const tokens = barrier === undefined ? [] : [barrier].flat();
+    await Promise.all(tokens.map((token) => this.#barriers.wait(token, timeoutMs)));
   }
 
   /** Connections of unknown protocols may be moved whenever they are silent. */
@@ -157,10 +166,10 @@ export class Network {
 
   async windDown(
     flows: readonly FlowName[],
-    barrier: number | undefined,
+    barrier: Barrier | undefined,
     timeoutMs = BARRIER_MS,
   ): Promise<FlowName[]> {
-    if (barrier !== undefined) await this.#barriers.wait(barrier, timeoutMs);
+    await this.#passed(barrier, timeoutMs);
     return this.#tracker.windDown(flows);
   }
 
@@ -179,11 +188,11 @@ export class Network {
   }
 
   async export(
-    barrier: number | undefined,
+    barrier: Barrier | undefined,
     timeoutMs = BARRIER_MS,
     only?: readonly FlowName[],
   ): Promise<ConnectionState[]> {
-    if (barrier !== undefined) await this.#barriers.wait(barrier, timeoutMs);
+    await this.#passed(barrier, timeoutMs);
     const { connections, kept } = this.#tracker.exportFrozen(only);
     for (const { flow, reason } of kept) {
       this.#log(`the connection of ${flow.remoteAddress}:${flow.remotePort} stays: ${reason}`);
@@ -194,21 +203,27 @@ export class Network {
 
   /** Neighbours of both families whose hardware address is known. */
   neighbors(): Neighbor[] {
-    const { arp, neighbours } = this.#stack.ip;
-    return [
-      ...arp.entries().filter(({ state }) => state !== 'incomplete'),
-      ...neighbours.entries().filter(({ state }) => state !== 'INCOMPLETE'),
-    ].map(({ address, mac }) => ({ address: formatIpAddress(address), mac: formatMac(mac) }));
+    return this.#stack.interfaces.flatMap(({ arp, neighbours }, device) =>
+      [
+        ...arp.entries().filter(({ state }) => state !== 'incomplete'),
+        ...neighbours.entries().filter(({ state }) => state !== 'INCOMPLETE'),
+      ].map(({ address, mac }) => ({
+        address: formatIpAddress(address),
+        mac: formatMac(mac),
+        ...(device === 0 ? {} : { device }),
+      })),
+    );
   }
 
-  /** What another partition knew of the same segment: connections go on without asking first. */
+  /** What another partition knew of the same segments: connections go on without asking first. */
   learn(neighbors: readonly Neighbor[]): void {
-    for (const { address, mac } of neighbors) {
+    for (const { address, mac, device = 0 } of neighbors) {
+      const at = this.#stack.interfaces[device];
       const ip = parseIpAddress(address);
       const hardware = parseMac(mac);
-      if (ip === undefined || hardware === undefined) continue;
-      if (typeof ip === 'number') this.#stack.ip.arp.learn(ip, hardware, true);
-      else this.#stack.ip.neighbours.learn(ip, hardware);
+      if (at === undefined || ip === undefined || hardware === undefined) continue;
+      if (typeof ip === 'number') at.arp.learn(ip, hardware, true);
+      else at.neighbours.learn(ip, hardware);
     }
   }
 
@@ -224,23 +239,21 @@ export class Network {
   }
 
   interfaces(): Result<'guest-network-get-interfaces'> {
-    return [
-      {
-        name: 'net0',
-        'hardware-address': formatMac(macAddress(this.#mac)),
-        'ip-addresses': this.own.map(({ address, prefixLength }) => ({
-          'ip-address': formatIpAddress(address),
-          'ip-address-type': typeof address === 'number' ? ('ipv4' as const) : ('ipv6' as const),
-          prefix: prefixLength,
-        })),
-      },
-    ];
+    return this.#stack.interfaces.map(({ mac, addresses }, i) => ({
+      name: `net${i}`,
+      'hardware-address': formatMac(mac),
+      'ip-addresses': addresses.own.map(({ address, prefixLength }) => ({
+        'ip-address': formatIpAddress(address),
+        'ip-address-type': typeof address === 'number' ? ('ipv4' as const) : ('ipv6' as const),
+        prefix: prefixLength,
+      })),
+    }));
   }
 
   /** Ends without a word to anybody: flows of this address may live on elsewhere. */
   close(): void {
     this.#stack.tcp.close();
-    this.#link.close();
+    for (const link of this.#links) link.close();
   }
 }
 

@@ -3,6 +3,7 @@
  * no network device involved. Every call has a time limit and ends.
  */
 import type {
+  Barrier,
   ConnectionState,
   FlowName,
   GuestCommands,
@@ -154,7 +155,7 @@ export class ControlProgram {
 
   windDown(
     flows: FlowName[],
-    options: { barrier?: number; timeoutMs?: number } = {},
+    options: { barrier?: Barrier; timeoutMs?: number } = {},
   ): Promise<Result<'changeover-wind-down'>> {
     return this.execute(
       'changeover-wind-down',
@@ -198,7 +199,7 @@ export class ControlProgram {
   }
 
   exportConnections(
-    options: { barrier?: number; timeoutMs?: number; flows?: FlowName[] } = {},
+    options: { barrier?: Barrier; timeoutMs?: number; flows?: FlowName[] } = {},
   ): Promise<{ connections: ConnectionState[]; neighbors: Neighbor[] }> {
     return this.execute(
       'changeover-connections-export',

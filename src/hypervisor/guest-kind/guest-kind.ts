@@ -3,13 +3,13 @@ import type { PartitionConfig } from '../partition/index.ts';
 
 export class GuestKindError extends CodedError {}
 
-/** What a guest kind gets to start one partition: where its port, its disks and its agent are. */
+/** What a guest kind gets to start one partition: where its ports, its disks and its agent are. */
 export interface GuestSpec {
   readonly config: PartitionConfig;
   /** CIDR. */
   readonly addresses: readonly string[];
-  /** Socket of its port at the mux; undefined for a partition without a network device. */
-  readonly portSocket: string | undefined;
+  /** Sockets of its ports at the mux, one for each of `config.network`. */
+  readonly portSockets: readonly string[];
   /** NBD exports `system` and `application`. */
   readonly blockSocket: string;
   /** The guest listens here for the control program. */

@@ -21,6 +21,10 @@ export interface NetworkConfig {
   /** Uplink of the mux that it is behind; default: the first one. */
   readonly uplink?: string;
   readonly limits?: PortLimits;
+  /** Addresses that belong on this device wherever the partition is given them, without prefix length. */
+  readonly addresses?: readonly string[];
+  /** Default gateways behind it, at most one of each family, text form. */
+  readonly gateways?: readonly string[];
 }
 
 export interface PartitionConfig {
@@ -36,10 +40,14 @@ export interface PartitionConfig {
   /** At most one per role. */
   readonly disks: readonly DiskConfig[];
   readonly network: readonly NetworkConfig[];
-  /** Default gateways of the guest, at most one of each family, text form. */
-  readonly gateways?: readonly string[];
   /** Default: the partition's id. */
   readonly hostname?: string;
+}
+
+/** The network device that carries `address` (with or without prefix length): the first one unless another names it. */
+export function deviceOf(config: PartitionConfig, address: string): NetworkConfig | undefined {
+  const bare = address.split('/')[0]!;
+  return config.network.find((device) => device.addresses?.includes(bare)) ?? config.network[0];
 }
 
 /** Id of a partition's disk at the block process. */

@@ -20,20 +20,20 @@ export async function completeSwitch(env: RunEnvironment, move: Move): Promise<v
     }
   };
   const isOverlap = move.record.strategy === 'overlap' && move.from === move.record.from;
-  const to = move.port(move.to);
-  await attempt('attaching the port', () => mux.execute('port-state', { name: to, state: 'attached' }));
+  await attempt('attaching the ports', () => move.attach());
+  const pathTo = (address: string) => mux.execute('path-set', { address, port: move.port(move.to, address) });
   move.recallConnections();
   // The same words as the first time: done already, it does nothing.
   const command = isOverlap ? overlapSwitch(move) : holdSwitch(move);
   if (!(await attempt('the switch', () => mux.execute('switch', command)))) {
     // Made before, in other words, by a mux process that was told again where the path leads.
-    await move.each((address) => attempt('the path', () => mux.execute('path-set', { address, port: to })));
+    await move.each((address) => attempt('the path', () => pathTo(address)));
   }
   if (isOverlap || move.procedure === 'H7') {
     for (const { address, second } of move.pairs) {
       if (second === undefined) continue;
       await attempt('the path of the second address', () =>
-        mux.execute('path-set', { address: second, port: move.port(move.from) }),
+        mux.execute('path-set', { address: second, port: move.port(move.from, second) }),
       );
       // By H7 it was changed before the role was written down.
       if (!isOverlap) continue;
@@ -50,7 +50,9 @@ export async function completeSwitch(env: RunEnvironment, move: Move): Promise<v
   await attempt('the private path', () => mux.execute('private-path', { probe: env.probe.port, port: null }));
   for (const address of move.addresses) {
     await attempt('the release of held packets', () => mux.execute('hold-release', { address }));
-    await attempt('the announcement', () => mux.execute('announce', { address, port: to }));
+    await attempt('the announcement', () =>
+      mux.execute('announce', { address, port: move.port(move.to, address) }),
+    );
   }
   if (move.endedMs < move.startedMs) move.endedMs = env.clock.nowMs();
 }

@@ -36,7 +36,7 @@ export function diskLastPlan(move: Move): CutPlan {
 }
 
 export function bothRunPlan(move: Move): CutPlan {
-  const { env, from, to } = move;
+  const { env } = move;
   const { mux, clock } = env;
   return {
     reversible: [
@@ -52,11 +52,10 @@ export function bothRunPlan(move: Move): CutPlan {
         figure: '1303',
         do: async () => {
           move.persistRole();
-          await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+          await move.attach();
           move.startedMs = clock.nowMs();
-          const [first, ...also] = move.addresses.map((address) => ({ address, moved: [] }));
-          const ports = { from: move.port(from), to: move.port(to) };
-          const { steered, also: others = [] } = await mux.execute('switch', { ...first!, ...ports, also });
+          const parts = move.addresses.map((address) => ({ address, moved: [] }));
+          const { steered, also: others = [] } = await mux.execute('switch', move.switchOf(parts));
           move.endedMs = move.startedMs;
           return { steered: others.reduce((sum, other) => sum + other.steered, steered) };
         },

@@ -6,7 +6,6 @@
 import type { ConnectionState, FlowName } from '../../channel/index.ts';
 import { messageOf } from '../../common/index.ts';
 import type { Move } from './move.ts';
-import { nextBarrier } from './move.ts';
 
 const ROUND_MS = 200;
 /** In every so many rounds requests by UDP wait for the answers that are due, at most so long, ms. */
@@ -36,19 +35,22 @@ export async function handOverIdle(move: Move): Promise<number> {
   const parts = move.addresses
     .map((address) => ({ address, flows: move.flowsOf(address, idle) }))
     .filter(({ flows }) => flows.length > 0);
-  const barrier = nextBarrier();
+  const barriers = move.barriers(
+    from,
+    parts.map(({ address }) => address),
+  );
   try {
-    for (const [i, { address, flows }] of parts.entries()) {
+    for (const { address, flows } of parts) {
       await mux.execute('hold-start', {
         address,
         scope: 'flows',
         flows: flows.map((flow) => ({ ...flow, localAddress: address })),
-        ...(i === parts.length - 1 ? { barrier } : {}),
+        ...barriers.after(address),
         limits: { timeoutMs: HOLD_LIMIT_MS },
       });
     }
     const { connections, neighbors } = await old.exportConnections({
-      barrier,
+      barrier: barriers.all,
       timeoutMs: HOLD_LIMIT_MS,
       flows: idle,
     });

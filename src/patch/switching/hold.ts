@@ -25,12 +25,10 @@
  * By H7 both addresses change while everything for them waits: nobody outside can see one without the other.
  */
 import { reach } from '../../common/index.ts';
-import type { MuxCommands } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import type { CutPlan, Stage, Step } from '../run/step.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
-import type { Move } from './move.ts';
-import { nextBarrier } from './move.ts';
+import type { Move, SwitchCommand } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
 /** New flows wait no longer than this, ms; then the mux lets them go to whoever has the path. */
@@ -60,7 +58,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
   const options = given ?? { all: false, budgetMs: defaultBudgetMs(move) };
   const figure = (h6: string, h7: string) => (exchange ? h7 : h6);
   const all = options.all || exchange;
-  let barrier = 0;
+  let barrier: readonly number[] = [];
 
   const takeConnections: Step = {
     name: 'take-connections',
@@ -140,15 +138,15 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       name: 'hold-connections',
       figure: '',
       do: async () => {
-        barrier = nextBarrier();
-        // The barrier follows when every address is held.
-        const last = move.addresses.at(-1);
+        // The barrier follows when every address of a port is held.
+        const barriers = move.barriers(from, move.addresses);
+        barrier = barriers.all;
         await move.each((address) =>
           mux.execute('hold-start', {
             address,
             scope: 'all',
             ...(all ? {} : { except: move.flowsOf(address, move.draining) }),
-            ...(address === last ? { barrier } : {}),
+            ...barriers.after(address),
             limits: { timeoutMs: HOLD_ALL_TIMEOUT_MS },
           }),
         );
@@ -181,15 +179,12 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       figure: figure('1303', ''),
       do: async () => {
         move.persistRole();
-        await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+        await move.attach();
         reach('switch.port-attached');
         await findDatagrams(move);
         const { steered, also = [] } = await mux.execute('switch', holdSwitch(move));
         reach('switch.acted');
-        if (exchange) {
-          for (const { second } of move.exchanged)
-            await mux.execute('path-set', { address: second, port: move.port(from) });
-        }
+        if (exchange) await move.pathsOfSeconds();
         return { steered: also.reduce((sum, other) => sum + other.steered, steered) };
       },
     },
@@ -220,20 +215,17 @@ function defaultBudgetMs(move: Move): number {
 }
 
 /** The one operation of the mux: every address, every connection that was taken along; by H7 what each port may use. */
-export function holdSwitch(move: Move): MuxCommands['switch']['arguments'] {
+export function holdSwitch(move: Move): SwitchCommand {
   const flows = [...move.connections.map((c) => c.flow), ...move.answered];
   const exchange = move.procedure === 'H7';
   const late = move.draining.length > 0 || move.unanswered > 0;
-  const [first, ...also] = move.pairs.map(({ address, second }) => ({
+  const parts = move.pairs.map(({ address, second }) => ({
     address,
     moved: move.flowsOf(address, flows),
     // Only answers that are still due and connections that are being closed still come from the second address.
     ...(exchange && second !== undefined && late ? { notice: { second } } : {}),
   }));
-  const ports = { from: move.port(move.from), to: move.port(move.to) };
-  const seconds = move.pairs.flatMap(({ second }) => second ?? []);
-  const addresses = { [ports.from]: seconds, [ports.to]: move.addresses };
-  return { ...first!, ...ports, ...(exchange ? { addresses } : {}), also };
+  return move.switchOf(parts, exchange ? move.exchangedAddresses : undefined);
 }
 
 /**

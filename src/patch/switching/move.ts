@@ -1,12 +1,22 @@
 /** What every way of moving the service shares: who moves where, what is carried along, what was measured. */
 import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
 import { reach } from '../../common/index.ts';
-import { diskId } from '../../hypervisor/index.ts';
+import type { MuxCommands } from '../../hypervisor/index.ts';
+import { deviceOf, diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 import type { Procedure } from '../strategy.ts';
+
+export type SwitchCommand = MuxCommands['switch']['arguments'];
+type SwitchPart = Pick<SwitchCommand, 'address' | 'moved' | 'notice'>;
+
+/** Barrier frames: which goes with the hold of an address, and all that the partition has to wait for. */
+export interface Barriers {
+  readonly after: (address: string) => { barrier?: number };
+  readonly all: readonly number[];
+}
 
 /** One move of a service between two partitions; lives in memory during the cut. */
 export class Move {
@@ -137,16 +147,73 @@ export class Move {
   /** Each address once, by the new active's uplink. */
   async announce(): Promise<void> {
     await this.each((address) =>
-      this.env.mux.execute('announce', { address, port: this.port(this.to), count: 1 }),
+      this.env.mux.execute('announce', { address, port: this.port(this.to, address), count: 1 }),
     );
   }
 
-  /** Name of a partition's first port at the mux. */
-  port(partition: string): string {
-    const name = this.env.hypervisor.partitionConfig(partition).network[0]?.name;
+  /** Name of the port at the mux by which `partition` has `address`. */
+  port(partition: string, address: string): string {
+    const name = deviceOf(this.env.hypervisor.partitionConfig(partition), address)?.name;
     if (name === undefined)
       throw new PatchError('no-standby', `partition ${partition} has no network device`);
     return name;
+  }
+
+  /** Ports of `partition` that `addresses` are on, each once. */
+  ports(partition: string, addresses: readonly string[] = this.addresses): string[] {
+    return [...new Set(addresses.map((address) => this.port(partition, address)))];
+  }
+
+  /** Every address that moves, on whichever ports it does. */
+  async attach(): Promise<void> {
+    for (const name of this.ports(this.to)) {
+      await this.env.mux.execute('port-state', { name, state: 'attached' });
+    }
+  }
+
+  /** Second addresses lead to the old partition from now on. */
+  async pathsOfSeconds(): Promise<void> {
+    for (const { second } of this.exchanged) {
+      await this.env.mux.execute('path-set', { address: second, port: this.port(this.from, second) });
+    }
+  }
+
+  /** The switch of the mux: `parts` says for each address what goes with it, the main one first. */
+  switchOf(parts: readonly SwitchPart[], addresses?: Readonly<Record<string, string[]>>): SwitchCommand {
+    const placed = parts.map((part) => ({
+      ...part,
+      from: this.port(this.from, part.address),
+      to: this.port(this.to, part.address),
+    }));
+    const [first, ...also] = placed;
+    return { ...first!, ...(addresses === undefined ? {} : { addresses }), also };
+  }
+
+  /** What each port may use from the switch on: second addresses on the old partition's, service addresses on the new one's. */
+  get exchangedAddresses(): Record<string, string[]> {
+    const by: Record<string, string[]> = {};
+    for (const port of this.ports(this.from)) by[port] = [];
+    const put = (port: string, address: string) => {
+      by[port] = [...(by[port] ?? []), address];
+    };
+    for (const { address, second } of this.pairs) {
+      if (second !== undefined) put(this.port(this.from, second), second);
+      put(this.port(this.to, address), address);
+    }
+    return by;
+  }
+
+  /** A barrier for each port of `partition` that `addresses` are on: it follows the last of them. */
+  barriers(partition: string, addresses: readonly string[]): Barriers {
+    const tokens = new Map(this.ports(partition, addresses).map((port) => [port, nextBarrier()]));
+    const last = new Map(addresses.map((address) => [this.port(partition, address), address]));
+    return {
+      after: (address) => {
+        const port = this.port(partition, address);
+        return last.get(port) === address ? { barrier: tokens.get(port)! } : {};
+      },
+      all: [...tokens.values()],
+    };
   }
 
   applicationDisk(partition: string): string {
@@ -164,7 +231,7 @@ export class Move {
 let lastBarrier = Math.floor(Math.random() * 0x4000_0000);
 
 /** Token of a barrier frame, unlikely to be one that an earlier control process used. */
-export function nextBarrier(): number {
+function nextBarrier(): number {
   lastBarrier = (lastBarrier + 1) & 0x7fff_ffff;
   return lastBarrier;
 }

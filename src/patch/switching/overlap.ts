@@ -15,7 +15,6 @@
  * there is no packet with the second address that could leave unchanged, and none is rewritten that must not be.
  */
 import { reach } from '../../common/index.ts';
-import type { MuxCommands } from '../../hypervisor/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import type { RunEnvironment } from '../run/environment.ts';
@@ -23,7 +22,7 @@ import type { RunRecord } from '../run/record.ts';
 import type { CutPlan, Stage } from '../run/step.ts';
 import { QUIET_MS } from '../strategy.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
-import type { Move } from './move.ts';
+import type { Move, SwitchCommand } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
 const START_TIMEOUT_MS = 10_000;
@@ -61,14 +60,13 @@ export function overlapPlan(move: Move): CutPlan {
       figure: '2204',
       do: async () => {
         move.persistRole();
-        await mux.execute('port-state', { name: move.port(to), state: 'attached' });
+        await move.attach();
         reach('switch.port-attached');
         move.startedMs = clock.nowMs();
         const { steered, also = [] } = await mux.execute('switch', overlapSwitch(move));
         reach('switch.acted');
         move.endedMs = move.startedMs;
-        for (const second of seconds)
-          await mux.execute('path-set', { address: second, port: move.port(from) });
+        await move.pathsOfSeconds();
         return { steered: also.reduce((sum, other) => sum + other.steered, steered) };
       },
     },
@@ -98,16 +96,13 @@ export function overlapPlan(move: Move): CutPlan {
 }
 
 /** The one operation of the mux: path, steering, change notice and the addresses that each port may use. */
-export function overlapSwitch(move: Move): MuxCommands['switch']['arguments'] {
+export function overlapSwitch(move: Move): SwitchCommand {
   const parts = move.pairs.map(({ address, second }) => ({
     address,
     moved: [],
     ...(second === undefined ? {} : { notice: { second } }),
   }));
-  const seconds = move.pairs.flatMap(({ second }) => second ?? []);
-  const ports = { from: move.port(move.from), to: move.port(move.to) };
-  const addresses = { [ports.from]: seconds, [ports.to]: move.addresses };
-  return { ...parts[0]!, ...ports, addresses, also: parts.slice(1) };
+  return move.switchOf(parts, move.exchangedAddresses);
 }
 
 /** `overlap` is for services that do not write at the cut. Throws `not-quiet`. */

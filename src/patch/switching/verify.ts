@@ -12,11 +12,14 @@ export function checkThroughPrivatePath(move: Move, addresses: readonly string[]
     figure,
     do: (): Promise<Facts> =>
       env.probe.privately(async () => {
-        await env.mux.execute('private-path', { probe, port: move.port(to) });
         try {
           const details = new Set<string>();
           let ms = 0;
+          let led: string | undefined;
           for (const address of addresses) {
+            const port = move.port(to, address);
+            if (port !== led) await env.mux.execute('private-path', { probe, port });
+            led = port;
             const answer = await env.probe.check(address, move.service.health);
             ms += answer.durationMs;
             details.add(answer.detail);
@@ -59,10 +62,11 @@ async function checkAddress(
   const own = flows.find(
     (f) => env.probe.addresses.includes(f.flow.remoteAddress) && f.flow.remotePort === answer.localPort,
   );
-  if (own !== undefined && own.port !== move.port(to)) {
+  const expected = move.port(to, address);
+  if (own !== undefined && own.port !== expected) {
     return {
       ok: false,
-      detail: `answered by port ${own.port} instead of ${move.port(to)}`,
+      detail: `answered by port ${own.port} instead of ${expected}`,
       ms: answer.durationMs,
     };
   }

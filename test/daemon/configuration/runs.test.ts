@@ -6,7 +6,8 @@ import {
   ConfigurationError,
   parseConfiguration,
 } from '../../../src/daemon/configuration/index.ts';
-import { patchingPolicy, serviceSpecs } from '../../../src/daemon/control/mapping.ts';
+import { partitionConfig, patchingPolicy, serviceSpecs } from '../../../src/daemon/control/mapping.ts';
+import { deviceOf } from '../../../src/hypervisor/index.ts';
 
 const runs = suite('daemon/configuration/runs');
 
@@ -68,6 +69,64 @@ runs('further addresses: in the network, not used twice, with a second one where
     assert.match(problem(also(words)), expected, words);
   }
 });
+
+runs(
+  'addresses on another network device: in a network of the probe, on a device that exists, gateways only there',
+  () => {
+    const further: [string, string] = [
+      '    mac: "02:00:00:00:00:fe"',
+      '    also: [10.88.0.254/24, "fd00:88::FE/64"]',
+    ];
+    const device = (id: 'a' | 'b', name = 'net2'): [string, string] => [
+      `      - {name: net1, mac: "02:00:00:00:00:0${id}"}`,
+      `      - {name: net1, mac: "02:00:00:00:00:0${id}"}\n      - {name: ${name}, mac: "02:00:00:00:01:0${id}"}`,
+    ];
+    const words =
+      '{address: 10.88.0.11/24, second: 10.88.0.12/24, device: net2, gateway: 10.88.0.1}, ' +
+      '{address: "fd00:88::11/64", second: "fd00:88::12/64", device: net2}';
+    const fine = changed(further, device('a'), device('b', 'other'), also(words));
+    assert.equal(fine.network.probe.also, ['10.88.0.254/24', 'fd00:88::fe/64']);
+    for (const partition of fine.partitions) {
+      const [first, second] = partitionConfig(fine, partition).network;
+      assert.equal(first?.gateways, ['10.77.0.1']);
+      assert.is(first?.addresses, undefined);
+      assert.equal(
+        second?.addresses,
+        ['10.88.0.11', '10.88.0.12', 'fd00:88::11', 'fd00:88::12'],
+        partition.id,
+      );
+      assert.equal(second?.gateways, ['10.88.0.1']);
+      const config = partitionConfig(fine, partition);
+      assert.is(deviceOf(config, '10.88.0.12/24')?.name, second?.name);
+      assert.is(deviceOf(config, '10.77.0.12/24')?.name, first?.name);
+    }
+    for (const [wrong, expected] of [
+      [
+        '{address: 10.99.0.11/24, second: 10.88.0.12/24, device: net2}',
+        /outside the network of the probe .*probe\.also/,
+      ],
+      [
+        '{address: 10.88.0.11/24, second: 10.77.0.22/24, device: net2}',
+        /second is 10.77.0.22\/24, outside the network/,
+      ],
+      [
+        '{address: 10.88.0.11/24, second: 10.88.0.12/24, device: net7}',
+        /net7, no network device of A .* net1, net2/,
+      ],
+      [
+        '{address: 10.88.0.11/24, second: 10.88.0.12/24, gateway: 10.88.0.1}',
+        /of no use on the first device/,
+      ],
+      [
+        '{address: 10.88.0.11/24, second: 10.88.0.12/24, device: net2, gateway: 10.77.0.1}',
+        /outside the network of 10.88/,
+      ],
+      ['{address: 10.88.0.254/24, second: 10.88.0.12/24, device: net2}', /already used/],
+    ] as const) {
+      assert.match(problem(further, device('a'), device('b'), also(wrong)), expected, wrong);
+    }
+  },
+);
 
 runs('a rehearsal has its defaults, headers by name, and regular expressions that are some', () => {
   const rehearsal = (request: string): [string, string] => [

@@ -41,7 +41,7 @@ test(
       [undefined, undefined, 'co1'],
     );
     assert.equal(
-      c.partitions.map((partition) => partitionConfig(partition).network[0]?.uplink),
+      c.partitions.map((partition) => partitionConfig(c, partition).network[0]?.uplink),
       [undefined, 'co1'],
     );
   }),
@@ -65,11 +65,11 @@ test(
   within(() => {
     const given = ', limits: {send: {bytesPerSecond: 12500000}, queueBytes: 262144}';
     const c = parseConfiguration(text('[{name: co0}]', given), '/x/c.yaml');
-    assert.equal(partitionConfig(c.partitions[0]!).network[0]?.limits, {
+    assert.equal(partitionConfig(c, c.partitions[0]!).network[0]?.limits, {
       send: { bytesPerSecond: 12_500_000 },
       queueBytes: 262_144,
     });
-    assert.is(partitionConfig(c.partitions[1]!).network[0]?.limits, undefined);
+    assert.is(partitionConfig(c, c.partitions[1]!).network[0]?.limits, undefined);
     assert.equal(problems(text('[{name: co0}]', ', limits: {send: {bytesPerSecond: 5}}')), [
       'partitions[0].network[0].limits.send.bytesPerSecond is 5, allowed: 1000 to 1000000000000',
     ]);

@@ -17,6 +17,7 @@ import {
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
 import { codeOf, messageOf, pointsForChild, programFile } from '../../../common/index.ts';
+import { deviceOf } from '../../partition/config.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
 import { GuestKindError } from '../guest-kind.ts';
 import type { BootDescription } from './boot-description.ts';
@@ -92,11 +93,7 @@ export class ProcessKind implements GuestKind {
       const pid = child.pid!;
       writeFileSync(pidFile(spec), `${pid} ${startTimeOf(pid) ?? ''}\n`, { mode: 0o600 });
       const limits = this.#limits ? limitProcess(pid, config) : { notes: [], remove: () => {} };
-      const notes = [...limits.notes];
-      if (config.network.length > 1) {
-        notes.push(`guests of kind process use one network device: ${config.network[0]?.name}`);
-      }
-      return new ProcessGuest(pid, exited, notes, spec.logFile, limits.remove);
+      return new ProcessGuest(pid, exited, limits.notes, spec.logFile, limits.remove);
     } catch (error) {
       throw new GuestKindError(
         'spawn-failed',
@@ -186,20 +183,15 @@ function permissions(spec: GuestSpec): string[] {
 
 function bootDescription(spec: GuestSpec): BootDescription {
   const { config } = spec;
-  const device = config.network[0];
   return {
     partition: config.id,
     hostname: config.hostname ?? config.id,
-    ...(device === undefined || spec.portSocket === undefined
-      ? {}
-      : {
-          network: {
-            mac: device.mac,
-            socket: spec.portSocket,
-            addresses: spec.addresses,
-            ...(config.gateways === undefined ? {} : { gateways: config.gateways }),
-          },
-        }),
+    network: config.network.map((device, i) => ({
+      mac: device.mac,
+      socket: spec.portSockets[i]!,
+      addresses: spec.addresses.filter((address) => deviceOf(config, address) === device),
+      ...(device.gateways === undefined ? {} : { gateways: device.gateways }),
+    })),
     blockSocket: spec.blockSocket,
     agentSocket: spec.agentSocket,
     scratchDirectory: spec.scratchDirectory,
