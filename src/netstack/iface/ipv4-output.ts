@@ -18,6 +18,7 @@ import {
   isMulticast,
   MAC_BROADCAST,
   MAC_NONE,
+  PROTOCOL,
   pseudoHeaderSum,
   VNET,
   VNET_GSO,
@@ -113,21 +114,25 @@ export class Ipv4Output {
         whole = false;
       }
     }
+    const { send } = this.#context;
     const packet = offset - PACKET_HEADERS;
     const ip = offset - IPV4.MIN_HEADER;
+    const atOnce = routed && whole && checksumOffset !== CHECKSUM_COMPLETE;
+    const changes = atOnce && (protocol === PROTOCOL.TCP || protocol === PROTOCOL.UDP);
+    const from = changes ? send.sourceOf(source) : source;
     if (checksumOffset === CHECKSUM_COMPLETE) {
       clearVnet(buffer, packet);
     } else if ((this.#link.offload.checksum || toSelf) && whole) {
       writeU16(
         buffer,
         offset + checksumOffset,
-        foldSum(pseudoHeaderSum(source, destination, protocol, length)),
+        foldSum(pseudoHeaderSum(from, destination, protocol, length)),
       );
       const headers = gsoSize > 0 ? FRAME_HEADERS + (buffer[offset + 12]! >>> 4) * 4 : 0;
       const gsoType = gsoSize > 0 ? VNET_GSO.TCPV4 : VNET_GSO.NONE;
       emitVnet(buffer, packet, gsoType, headers, gsoSize, FRAME_HEADERS, checksumOffset);
     } else {
-      const pseudo = pseudoHeaderSum(source, destination, protocol, length);
+      const pseudo = pseudoHeaderSum(from, destination, protocol, length);
       completeChecksum(buffer, offset, length, protocol, pseudo, checksumOffset);
       clearVnet(buffer, packet);
     }
@@ -140,9 +145,13 @@ export class Ipv4Output {
       dontFragment ? IPV4.DONT_FRAGMENT : 0,
       ttl === 0 ? DEFAULT_HOPS : ttl,
       protocol,
-      source,
+      from,
       destination,
     );
+    if (changes) {
+      this.#address(neighbour!.mac, buffer, packet);
+      return send.transmit(buffer, packet, PACKET_HEADERS + length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
+    }
     if (toSelf) return this.#context.loop(buffer, ip, total);
     if (routed && whole) return this.#transmitTo(neighbour.mac, buffer, packet, PACKET_HEADERS + length);
     if (whole) return this.#transmit(buffer, packet, PACKET_HEADERS + length, source, destination);
@@ -191,6 +200,12 @@ export class Ipv4Output {
   }
 
   #transmitTo(mac: MacAddress, buffer: Uint8Array, packet: number, length: number): OutputResult {
+    this.#address(mac, buffer, packet);
+    return this.#context.send.send(buffer, packet, length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
+  }
+
+  /** Writes the Ethernet header. */
+  #address(mac: MacAddress, buffer: Uint8Array, packet: number): void {
     const head = this.#head;
     if (mac !== this.#headMac) {
       emitEthernet(head, 0, mac, this.#context.mac, ETHERTYPE.IPV4);
@@ -198,7 +213,6 @@ export class Ipv4Output {
     }
     const frame = packet + VNET.LENGTH;
     for (let i = 0; i < ETHERNET.HEADER; i++) buffer[frame + i] = head[i]!;
-    return this.#context.send.send(buffer, packet, length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
   }
 
   #transmitFragments(

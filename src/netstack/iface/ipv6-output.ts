@@ -20,6 +20,7 @@ import {
   IPV6_FRAGMENT,
   ipv6MulticastMac,
   isMulticast,
+  PROTOCOL,
   pseudoHeaderSum,
   VNET,
   VNET_GSO,
@@ -56,9 +57,11 @@ export class Ipv6Output {
   readonly #context: Ipv6OutputContext;
   readonly #addresses: AddressTable;
   readonly #link: LinkDevice;
-  /** Source and destination of the last output, with what follows from them alone. */
+  /** Source and destination of the last output. */
   #source: Ipv6Address | undefined;
   #destination: Ipv6Address | undefined;
+  /** The source it left with, and what follows from that and the destination alone. */
+  #from: Ipv6Address | undefined;
   #addressSum = 0;
   /** Ethernet and IPv6 header between them; the Ethernet destination is `#headMac`. */
   readonly #head = new Uint8Array(FRAME_HEADERS);
@@ -110,8 +113,13 @@ export class Ipv6Output {
         whole = false;
       }
     }
+    const { send } = this.#context;
     const packet = offset - PACKET_HEADERS;
     const ip = offset - IPV6.HEADER;
+    const atOnce = routed && whole && checksumOffset !== CHECKSUM_COMPLETE;
+    const changes = atOnce && (protocol === PROTOCOL.TCP || protocol === PROTOCOL.UDP);
+    const from = changes ? send.sourceOf(source) : source;
+    if (from !== this.#from) this.#leavesFrom(from, destination);
     if (checksumOffset === CHECKSUM_COMPLETE) {
       clearVnet(buffer, packet);
     } else if ((this.#link.offload.checksum || toSelf) && whole) {
@@ -130,6 +138,10 @@ export class Ipv6Output {
     writeU16(buffer, ip + IPV6.PAYLOAD_LENGTH, length);
     buffer[ip + IPV6.NEXT_HEADER] = protocol;
     buffer[ip + IPV6.HOP_LIMIT] = hopLimit === 0 ? DEFAULT_HOPS : hopLimit;
+    if (changes) {
+      this.#address(neighbour!.mac, buffer, packet);
+      return send.transmit(buffer, packet, PACKET_HEADERS + length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
+    }
     if (toSelf) return this.#context.loop(buffer, ip, IPV6.HEADER + length);
     if (!whole) return this.#transmitFragments(buffer, ip, destination);
     if (routed) return this.#transmitTo(neighbour.mac, buffer, packet, PACKET_HEADERS + length);
@@ -152,8 +164,13 @@ export class Ipv6Output {
     this.#source = source;
     this.#destination = destination;
     this.#neighbour = undefined;
-    this.#addressSum = pseudoHeaderSum(source, destination, 0, 0);
-    emitIpv6(this.#head, ETHERNET.HEADER, 0, 0, 0, source, destination);
+    this.#leavesFrom(source, destination);
+  }
+
+  #leavesFrom(from: Ipv6Address, destination: Ipv6Address): void {
+    this.#from = from;
+    this.#addressSum = pseudoHeaderSum(from, destination, 0, 0);
+    emitIpv6(this.#head, ETHERNET.HEADER, 0, 0, 0, from, destination);
   }
 
   /** A packet that lacks nothing but its Ethernet destination. */
@@ -172,13 +189,18 @@ export class Ipv6Output {
   }
 
   #transmitTo(mac: MacAddress, buffer: Uint8Array, packet: number, length: number): OutputResult {
+    this.#address(mac, buffer, packet);
+    return this.#context.send.send(buffer, packet, length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
+  }
+
+  /** Writes the Ethernet destination. */
+  #address(mac: MacAddress, buffer: Uint8Array, packet: number): void {
     if (mac !== this.#headMac) {
       writeMac(this.#head, ETHERNET.DESTINATION, mac);
       this.#headMac = mac;
     }
     const frame = packet + VNET.LENGTH;
     for (let i = 0; i < 6; i++) buffer[frame + i] = this.#head[i]!;
-    return this.#context.send.send(buffer, packet, length) ? OUTPUT.SENT : OUTPUT.LINK_FULL;
   }
 
   /** RFC 8200 section 4.5. Our own packets carry no extension headers, so the fragment header stands behind the IPv6 header. */

@@ -31,6 +31,7 @@ import {
 import type { AddressChange } from './rewrite-ipv4.ts';
 import { rewriteIpv4 } from './rewrite-ipv4.ts';
 import { announcesIpv6, rewriteIpv6 } from './rewrite-ipv6.ts';
+import { PlainChange } from './rewrite-plain.ts';
 
 /** Misuse of a change notice. */
 export class ChangeNoticeError extends CodedError {}
@@ -80,6 +81,8 @@ export class ChangeNotice {
   };
   readonly #outbound: AddressChange;
   readonly #inbound: AddressChange;
+  readonly #plainOutbound: PlainChange;
+  readonly #plainInbound: PlainChange;
   readonly #etherType: number;
 
   /** @throws ChangeNoticeError CHANGE_NOTICE_INVALID when the addresses are equal or of different families. */
@@ -96,6 +99,8 @@ export class ChangeNotice {
     }
     this.#outbound = change(this.second, this.first);
     this.#inbound = change(this.first, this.second);
+    this.#plainOutbound = new PlainChange(this.second, this.first, true);
+    this.#plainInbound = new PlainChange(this.first, this.second, false);
     this.#etherType = typeof this.first === 'number' ? ETHERTYPE.IPV4 : ETHERTYPE.IPV6;
   }
 
@@ -104,6 +109,10 @@ export class ChangeNotice {
    * `second` → `first`. Changes it in place; true when it did.
    */
   rewriteOutbound(buffer: Uint8Array, offset: number, length: number): boolean {
+    if (this.#plainOutbound.rewrite(buffer, offset, length)) {
+      this.counters.rewritten++;
+      return true;
+    }
     const ip = this.#network(buffer, offset, length);
     if (ip < 0) return false;
     const end = offset + length;
@@ -117,11 +126,22 @@ export class ChangeNotice {
     return true;
   }
 
+  /** The same for a TCP or UDP packet that is about to be made: its source. */
+  sourceOf<A extends IpAddress>(source: A): A {
+    if (source !== this.second) return source;
+    this.counters.rewritten++;
+    return this.first as A;
+  }
+
   /**
    * The counterpart for one packet of a steered flow on its way to the old partition: destination `first` → `second`. Which
    * flows are steered is the caller's knowledge.
    */
   rewriteInbound(buffer: Uint8Array, offset: number, length: number): boolean {
+    if (this.#plainInbound.rewrite(buffer, offset, length)) {
+      this.counters.undone++;
+      return true;
+    }
     const ip = this.#network(buffer, offset, length);
     if (ip < 0) return false;
     const end = offset + length;

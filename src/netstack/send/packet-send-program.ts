@@ -2,8 +2,13 @@
  * The packet send program [2305]: the one path by which everything a stack emits reaches its link (Fig 24).
  * 2401 the packet is made by the caller · 2402 is a change notice set? · 2403 the packet change program · 2404 transmit.
  * Without a notice the cost is one comparison with null.
+ *
+ * A packet that exists is changed where it stands (`send`). Of a TCP or UDP packet whose headers are about to be written and which
+ * leaves at once, the change program is asked for the source before (`sourceOf`, then `transmit`): the same packet leaves,
+ * and nothing is written, summed and parsed twice.
  */
 import type { LinkDevice } from '../link/index.ts';
+import type { IpAddress } from '../wire/index.ts';
 import type { ChangeNotice } from './change-notice.ts';
 
 export class PacketSendProgram {
@@ -47,6 +52,20 @@ export class PacketSendProgram {
         return true;
       }
     }
+    return this.transmit(buffer, offset, length);
+  }
+
+  /**
+   * 2402 and 2403 for a TCP or UDP packet that is made now and transmitted next: the source that its headers and checksums are to
+   * have. It is counted as changed by this.
+   */
+  sourceOf<A extends IpAddress>(source: A): A {
+    const notice = this.#notice;
+    return notice === null ? source : notice.sourceOf(source);
+  }
+
+  /** 2404: a packet whose source is that of `sourceOf`. False when the link is full. */
+  transmit(buffer: Uint8Array, offset: number, length: number): boolean {
     if (this.#link.transmit(buffer, offset, length)) {
       this.#sent++;
       return true;
