@@ -7,6 +7,8 @@ import type { Daemon } from './daemon.ts';
 export interface CaptureRequest {
   /** Absolute; default: a new file below the state directory. */
   readonly file?: string;
+  /** Absolute: a unix socket that the caller listens at takes it instead of a file, until the caller closes. */
+  readonly socket?: string;
   readonly ports?: readonly string[];
   readonly snapLength?: number;
 }
@@ -37,18 +39,25 @@ export class Captures {
     if (!isAbsolute(file)) {
       throw new ApiError('bad-request', `${file} is not an absolute path`, { remedy: 'begin it with "/"' });
     }
+    const more = {
+      ...(request.ports === undefined ? {} : { ports: [...request.ports] }),
+      ...(request.snapLength === undefined ? {} : { snapLength: request.snapLength }),
+      comment: 'changeover capture',
+    };
+    if (request.socket !== undefined) {
+      if (request.file !== undefined || !isAbsolute(request.socket)) {
+        throw new ApiError('bad-request', 'a capture goes to a file, or to a socket with an absolute path');
+      }
+      await this.#daemon.mux.execute('capture-start', { socket: request.socket, ...more });
+      return { file: request.socket };
+    }
     if (this.#running.has(file)) {
       throw new ApiError('capture-running', `${file} is being written already`, {
         remedy: 'stop it with changeover capture stop, or name another file',
       });
     }
     mkdirSync(dirname(file), { recursive: true });
-    await this.#daemon.mux.execute('capture-start', {
-      file,
-      ...(request.ports === undefined ? {} : { ports: [...request.ports] }),
-      ...(request.snapLength === undefined ? {} : { snapLength: request.snapLength }),
-      comment: 'changeover capture start',
-    });
+    await this.#daemon.mux.execute('capture-start', { file, ...more });
     this.#running.add(file);
     this.#daemon.events.publish('capture', { file, state: 'started' });
     return { file };

@@ -258,9 +258,11 @@ function captures(d: DaemonSurface): Route[] {
     {
       method: 'POST',
       path: '/captures',
-      summary: 'Starts a pcapng capture of every port and uplink, or of those named.',
+      summary:
+        'Starts a pcapng capture of every port and uplink, or of those named, into a file or to a unix socket that the caller listens at.',
       body: body({
         file: { type: 'string', minLength: 1 },
+        socket: { type: 'string', minLength: 1 },
         ports: { type: 'array', items: TEXT },
         snapLength: { type: 'integer', minimum: 64, maximum: 262_144 },
       }),

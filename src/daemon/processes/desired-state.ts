@@ -203,6 +203,8 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
       memory.delete(`hold ${String(args['address'])}`);
       break;
     case 'capture-start':
+      // To a socket: who reads asks again.
+      if (args['file'] === undefined) break;
       memory.put(`capture ${String(args['file'])}`, 5, { name, args });
       break;
     case 'capture-stop':

@@ -1,11 +1,12 @@
 import type { Clock } from '../../common/index.ts';
-import type { CaptureSummary } from '../../netstack/index.ts';
+import type { CaptureSink, CaptureSummary } from '../../netstack/index.ts';
 import { PcapngWriter } from '../../netstack/index.ts';
 import type { PortStatus } from './commands.ts';
 import { MuxError } from './mux-error.ts';
 import type { PacketObserver } from './packet-observer.ts';
 
 interface Running {
+  /** The file's path, or the socket's. */
   readonly file: string;
   readonly writer: PcapngWriter;
   /** Undefined: every port. */
@@ -16,7 +17,10 @@ interface Running {
 }
 
 export interface CaptureStart {
+  /** Path, unique among the running ones. */
   readonly file: string;
+  /** Where it goes instead of into a file of this name; its end ends the capture. */
+  readonly sink?: CaptureSink;
   readonly ports?: readonly string[];
   readonly snapLength?: number;
   readonly comment?: string;
@@ -29,12 +33,14 @@ export interface CaptureStart {
 export class Captures implements PacketObserver {
   readonly #clock: Clock;
   readonly #describe: () => readonly PortStatus[];
+  readonly #onEnd: () => void;
   readonly #running = new Map<string, Running>();
 
-  /** `describe` names the ports that there are. */
-  constructor(clock: Clock, describe: () => readonly PortStatus[]) {
+  /** `describe` names the ports that there are; `onEnd` is told when a capture ended by itself. */
+  constructor(clock: Clock, describe: () => readonly PortStatus[], onEnd: () => void = () => {}) {
     this.#clock = clock;
     this.#describe = describe;
+    this.#onEnd = onEnd;
   }
 
   get active(): boolean {
@@ -54,8 +60,9 @@ export class Captures implements PacketObserver {
     }
     const running: Running = {
       file: options.file,
-      writer: PcapngWriter.create(options.file, {
+      writer: PcapngWriter.create(options.sink ?? options.file, {
         clock: this.#clock,
+        ...(options.sink === undefined ? {} : { onStop: () => this.#ended(running) }),
         ...(options.comment === undefined ? {} : { comment: options.comment }),
       }),
       ports: options.ports === undefined ? undefined : new Set(options.ports),
@@ -78,6 +85,14 @@ export class Captures implements PacketObserver {
     }
     this.#running.delete(running.file);
     return { file: running.file, ...(await running.writer.close()) };
+  }
+
+  /** Its reader has gone: nobody will ask for its end. */
+  #ended(running: Running): void {
+    if (this.#running.get(running.file) !== running) return;
+    this.#running.delete(running.file);
+    void running.writer.close();
+    this.#onEnd();
   }
 
   mark(comment: string): void {

@@ -219,9 +219,12 @@ export interface MuxCommands extends CommandMap {
       flows: number;
     };
   };
-  /** pcapng of every port and uplink, or of those named; `comment` is put into the section header. */
+  /**
+   * pcapng of every port and uplink, or of those named, into `file`; or to `socket`, a unix socket that somebody listens at: until its
+   * other end closes, who reads too slowly misses packets. `comment` is put into the section header.
+   */
   'capture-start': {
-    arguments: { file: string; ports?: string[]; snapLength?: number; comment?: string };
+    arguments: { file?: string; socket?: string; ports?: string[]; snapLength?: number; comment?: string };
     result: object;
   };
   'capture-stop': {

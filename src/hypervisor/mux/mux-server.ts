@@ -2,12 +2,14 @@
  * The mux with real devices: TAPs as uplinks, unix sockets as partition ports, files as captures; and the answers to every
  * command of its channel.
  */
+import type { Socket } from 'node:net';
+import { connect } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { Handlers } from '../../channel/index.ts';
 import type { Clock, Log } from '../../common/index.ts';
-import { silentLog, systemClock } from '../../common/index.ts';
+import { messageOf, silentLog, systemClock } from '../../common/index.ts';
 import type { LinkDevice, TapLinkOptions } from '../../netstack/index.ts';
-import { ipAddress, macAddress, NicLink, parseIpAddress, TapLink } from '../../netstack/index.ts';
+import { ipAddress, macAddress, NicLink, parseIpAddress, StreamSink, TapLink } from '../../netstack/index.ts';
 import { type CaptureStart, Captures } from './captures.ts';
 import type { MuxCommands, MuxEvents, PortStatus } from './commands.ts';
 import { Mux, type MuxOptions } from './mux.ts';
@@ -58,7 +60,11 @@ export class MuxServer {
         options.onEvent?.(name, data);
       },
     });
-    this.captures = new Captures(clock, () => this.mux.ports());
+    this.captures = new Captures(
+      clock,
+      () => this.mux.ports(),
+      () => this.#observe(),
+    );
   }
 
   /** Creates or takes over a TAP, or shares a NIC. Throws TapLinkError, MuxError `exists`, `host-address`. */
@@ -250,8 +256,24 @@ export class MuxServer {
       },
       flows: (args) => mux.flows(args),
       counters: (args) => mux.counters(args),
-      'capture-start': (args) => {
-        this.startCapture(args);
+      'capture-start': async (args) => {
+        const { file, socket, ...rest } = args;
+        if (file !== undefined && socket === undefined) {
+          this.startCapture({ ...rest, file });
+          return {};
+        }
+        if (socket === undefined || file !== undefined) {
+          throw new MuxError('bad-argument', 'a capture goes to a file or to a socket', {
+            values: { ...args },
+          });
+        }
+        const sink = new StreamSink(await connected(socket));
+        try {
+          this.startCapture({ ...rest, file: socket, sink });
+        } catch (error) {
+          await sink.close();
+          throw error;
+        }
         return {};
       },
       'capture-stop': async ({ file }) => {
@@ -301,6 +323,23 @@ export class MuxServer {
       throw error;
     }
   }
+}
+
+/** Throws MuxError `no-socket`. */
+function connected(path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path);
+    // Nothing is expected from there but its end.
+    socket.once('connect', () => resolve(socket.resume()));
+    socket.once('error', (error) =>
+      reject(
+        new MuxError('no-socket', `nobody takes the capture at ${path}: ${messageOf(error)}`, {
+          remedy: 'listen at the unix socket first',
+          cause: error,
+        }),
+      ),
+    );
+  });
 }
 
 const EVENT_WORDS: Readonly<Record<keyof MuxEvents & string, string>> = {
