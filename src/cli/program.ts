@@ -270,6 +270,17 @@ function patchCommands(program: Command, hooks: ProgramHooks): void {
     },
     hooks,
   );
+  add(
+    patch,
+    'recorded',
+    {
+      summary: 'requests of clients that were recorded for the rehearsal',
+      args: [['[service]', 'default: every service']],
+      examples: ['changeover patch recorded', 'changeover patch recorded shop --json'],
+      act: async (session, args) => (await import('./commands/recorded.ts')).recorded(session, args),
+    },
+    hooks,
+  );
   add(patch, 'cut', { summary: 'move the service of a prepared run', args: [runId], act: run('cut') }, hooks);
   add(
     patch,

@@ -30,8 +30,14 @@ function foundLines(run: RunView): string[] {
   const lines: string[] = [];
   const { rehearsal, planned, systemChanges } = run;
   if (rehearsal !== undefined) {
-    const { requests, same, differences, notRehearsed } = rehearsal;
+    const { requests, same, differences, recorded, notRehearsed } = rehearsal;
     lines.push(`rehearsal ${notRehearsed ?? `${same} of ${requests} requests answered as by ${run.from}`}`);
+    if (recorded !== undefined && notRehearsed === undefined) {
+      const of = (outcome: string) => recorded.filter((one) => one.outcome === outcome).length;
+      lines.push(
+        `  recorded of clients     ${recorded.length}: ${of('same')} the same, ${of('differs')} otherwise, ${of('changes')} not even the same of ${run.from} twice, ${of('unanswered')} without an answer`,
+      );
+    }
     for (const d of differences) {
       lines.push(`  ${d.request}: ${d.what} of ${run.to} ${d.standby}, of ${run.from} ${d.active}`);
     }

@@ -13,10 +13,26 @@ export interface RehearsalRequest {
   readonly ignoreText?: readonly string[];
   /** Status that the standby has to answer with, instead of the active's: for what the patch changes, and for requests that write. */
   readonly expectStatus?: number;
+  /** A client's: its query is not told to people. */
+  readonly recorded?: boolean;
+}
+
+/** Which requests of clients are recorded at the mux, and what may differ in their answers. */
+export interface RecordingSpec {
+  readonly methods: readonly string[];
+  readonly paths: readonly string[];
+  readonly headers: readonly string[];
+  readonly requests: number;
+  readonly maxAgeMs: number;
+  readonly connectionsPerSecond: number;
+  readonly ignore: readonly string[];
+  readonly ignoreText: readonly string[];
 }
 
 export interface RehearsalSpec {
   readonly requests: readonly RehearsalRequest[];
+  /** Absent: only those of the configuration are rehearsed. */
+  readonly recording?: RecordingSpec;
   /** Header names that are compared, lower case. */
   readonly headers: readonly string[];
   /** What a difference does. */

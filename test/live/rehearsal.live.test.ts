@@ -1,10 +1,12 @@
 /** What is found out beside the cut: the rehearsal of requests, and what the old system disk got after it was copied. */
+import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { entriesOnDisk } from '../../src/cli/demo/proof.ts';
 import type { Scene } from '../../src/cli/demo/scene.ts';
-import type { RunView } from '../../src/daemon/index.ts';
+import { SERVICE_ADDRESS } from '../../src/cli/demo/scene.ts';
+import type { RecordingView, RunView } from '../../src/daemon/index.ts';
 import { liveSuite, within } from '../support/index.ts';
 import { dataOnSystemDisk } from './support/scenes.ts';
 import { ask, Site, version } from './support/site.ts';
@@ -102,6 +104,61 @@ rehearsal(
           assert.is((await ask('/entries', 'after')).status, 201);
         },
         { configure: rehearsed(REQUESTS + FLAW.replace('EXPECT', ''), 'refuse') },
+      ),
+    90_000,
+  ),
+);
+
+rehearsal(
+  'a patch that changes the answer to a recorded request of a client is refused before the cut; nothing secret is kept',
+  within(
+    () =>
+      withSite(
+        async (site) => {
+          const flaw = '/reports/..%2F..%2F..%2Fetc%2Fledger.secret';
+          assert.is((await ask('/entries', 'an entry')).status, 201);
+          for (const path of ['/version', '/entries', '/entries/1', '/entries', `${flaw}?who=hidden-query`]) {
+            const headers = { authorization: 'Bearer hidden-token', cookie: 'id=hidden-cookie' };
+            assert.is((await fetch(`http://${SERVICE_ADDRESS}${path}`, { headers })).status, 200, path);
+          }
+          const view = await site.api.get<RecordingView>('/services/ledger/recorded');
+          assert.equal(
+            view.requests.map(({ method, path, count }) => `${method} ${path} ${count}`).sort(),
+            ['/entries 2', '/entries/1 1', `${flaw}?who=hidden-query 1`, '/version 1']
+              .map((one) => `GET ${one}`)
+              .sort(),
+          );
+          await site.flagPatch();
+          const { id } = await site.api.post<RunView>('/runs', { strategy: 'hold' });
+          const run = await site.settled(id);
+          assert.is(run.phase, 'undone');
+          assert.is(run.error?.code, 'rehearsal-differs');
+          assert.ok(run.rehearsal?.differences.every(({ request }) => request === `GET ${flaw}?…`));
+          assert.equal(
+            run.rehearsal?.recorded?.map(({ request, outcome }) => `${request} ${outcome}`).sort(),
+            ['/entries same', '/entries/1 same', `${flaw}?… differs`, '/version same']
+              .map((one) => `GET ${one}`)
+              .sort(),
+          );
+          assert.is(await version(), '1.0.0');
+          const { stateDirectory, runDirectory } = site.scene;
+          const { stdout } = spawnSync('grep', [
+            '-rlaE',
+            'hidden-(token|cookie|query)',
+            stateDirectory,
+            runDirectory,
+          ]);
+          assert.is(stdout.toString(), '', 'written down');
+        },
+        {
+          configure: (text: string) =>
+            text
+              .replace('pauseMs: 5000', 'pauseMs: 20000')
+              .replace(
+                '    active: A',
+                `    rehearsal:\n      port: 80\n      headers: [content-type]\n      recording: {ignoreText: ['"version":"[^"]*"'], connectionsPerSecond: 100}\n    active: A`,
+              ),
+        },
       ),
     90_000,
   ),

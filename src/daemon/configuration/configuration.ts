@@ -89,6 +89,22 @@ export interface RehearsalConfiguration {
     readonly ignore: readonly string[];
     readonly ignoreText: readonly string[];
   }[];
+  readonly recording?: RecordingConfiguration;
+}
+
+/** Which requests of clients are recorded for the rehearsal. */
+export interface RecordingConfiguration {
+  /** Empty: GET and HEAD. */
+  readonly methods: readonly string[];
+  /** Beginnings of targets; empty: any. */
+  readonly paths: readonly string[];
+  /** Kept beside those that say how an answer is to look; lower case. */
+  readonly headers: readonly string[];
+  readonly requests: number;
+  readonly maxAgeMs: number;
+  readonly connectionsPerSecond: number;
+  readonly ignore: readonly string[];
+  readonly ignoreText: readonly string[];
 }
 
 export type HealthConfiguration = { readonly http: HttpHealth } | { readonly tcp: TcpHealth };

@@ -58,15 +58,25 @@ export function checkRuns(
         findings.push({ path, at: 'key', message });
       }
     }
-    for (const [j, request] of (service.rehearsal?.requests ?? []).entries()) {
-      for (const [k, pattern] of request.ignoreText.entries()) {
+    const { requests = [], recording } = service.rehearsal ?? {};
+    const patterns = [
+      ...requests.map((request, j) => ({ at: ['requests', j], of: request.ignoreText })),
+      { at: ['recording'], of: recording?.ignoreText ?? [] },
+    ];
+    for (const { at, of } of patterns) {
+      for (const [k, pattern] of of.entries()) {
         try {
           new RegExp(pattern);
         } catch (error) {
-          const path = ['services', i, 'rehearsal', 'requests', j, 'ignoreText', k];
+          const path = ['services', i, 'rehearsal', ...at, 'ignoreText', k];
           value(path, `is no regular expression: ${(error as Error).message}`);
         }
       }
+    }
+    if (service.rehearsal !== undefined && requests.length === 0 && recording === undefined) {
+      const path = ['services', i, 'rehearsal'];
+      const message = `${pathText(path)} has neither requests nor recording: there is nothing to rehearse`;
+      findings.push({ path, at: 'key', message });
     }
   }
 }

@@ -158,22 +158,84 @@ const uplink = object('A network device of the host that the mux owns.', ['name'
 
 const HTTP_TOKEN = "^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$";
 
+const HEADER_NAME: ConfigurationSchema = {
+  type: 'string',
+  description: 'Header name.',
+  pattern: '^[a-z0-9-]{1,64}$',
+  hint: 'a header name in lower case, such as content-type',
+};
+
+const METHOD: ConfigurationSchema = {
+  type: 'string',
+  description: 'HTTP method.',
+  pattern: '^[A-Z]{1,16}$',
+  hint: 'a method in capital letters',
+};
+
+const TARGET: ConfigurationSchema = {
+  type: 'string',
+  description: 'Request target.',
+  pattern: '^/[!-~]*$',
+  hint: 'a path that begins with "/"',
+};
+
+const ignore = list(
+  'What may differ.',
+  {
+    type: 'string',
+    description: '`status`, `body`, or the name of a header in lower case.',
+    pattern: '^[a-z0-9-]{1,64}$',
+    hint: 'status, body or a header name in lower case',
+  },
+  0,
+);
+
+const ignoreText = list(
+  'Regular expressions; what they match is left out of both bodies.',
+  { type: 'string', description: 'Regular expression.', minLength: 1, maxLength: 256 },
+  0,
+);
+
+const recording = object(
+  'Requests of clients are recorded, out of new connections, and rehearsed after those of `requests`. They are kept in the memory of the mux process only. Left out: none are.',
+  [],
+  {
+    methods: list(
+      'Methods that are recorded. Left out: GET and HEAD. Others go to the standby only.',
+      METHOD,
+      0,
+    ),
+    paths: list('Only requests whose target begins with one of these. Left out: any.', TARGET, 0),
+    headers: list(
+      'Request headers that are kept beside accept, accept-language, content-type and range. Cookies and credentials are kept only when they are named here.',
+      HEADER_NAME,
+      0,
+    ),
+    requests: integer(
+      'Kept at most: one for each method and target, those that come most often.',
+      1,
+      500,
+      50,
+    ),
+    maxAgeMs: integer(
+      'A request that did not come for so long is forgotten.',
+      1000,
+      2_592_000_000,
+      86_400_000,
+    ),
+    connectionsPerSecond: integer('New connections that are followed per second at most.', 1, 1000, 5),
+    ignore,
+    ignoreText,
+  },
+);
+
 const rehearsal = object(
   'Requests that the patched standby has to answer as the active does, before any client is moved.',
-  ['port', 'requests'],
+  ['port'],
   {
     port: integer('TCP port.', 1, 65535),
     timeoutMs: integer('Longest wait for an answer.', 1, 60_000, 2000),
-    headers: list(
-      'Names of the headers that are compared, in lower case.',
-      {
-        type: 'string',
-        description: 'Header name.',
-        pattern: '^[a-z0-9-]{1,64}$',
-        hint: 'a header name in lower case, such as content-type',
-      },
-      0,
-    ),
+    headers: list('Names of the headers that are compared, in lower case.', HEADER_NAME, 0),
     onDifference: {
       type: 'string',
       description: 'What a difference does: the run is refused, or it goes on and the report names it.',
@@ -183,19 +245,8 @@ const rehearsal = object(
     requests: list(
       'The requests, in order. The active is asked only GET, HEAD and OPTIONS; the standby works on a copy of the application disk that is thrown away.',
       object('A request.', ['path'], {
-        method: {
-          type: 'string',
-          description: 'HTTP method.',
-          pattern: '^[A-Z]{1,16}$',
-          hint: 'a method in capital letters',
-          default: 'GET',
-        },
-        path: {
-          type: 'string',
-          description: 'Request target.',
-          pattern: '^/[!-~]*$',
-          hint: 'a path that begins with "/"',
-        },
+        method: { ...METHOD, default: 'GET' },
+        path: TARGET,
         headers: list(
           'Request headers.',
           object('A header.', ['name', 'value'], {
@@ -216,24 +267,12 @@ const rehearsal = object(
           100,
           599,
         ),
-        ignore: list(
-          'What may differ.',
-          {
-            type: 'string',
-            description: '`status`, `body`, or the name of a header in lower case.',
-            pattern: '^[a-z0-9-]{1,64}$',
-            hint: 'status, body or a header name in lower case',
-          },
-          0,
-        ),
-        ignoreText: list(
-          'Regular expressions; what they match is left out of both bodies.',
-          { type: 'string', description: 'Regular expression.', minLength: 1, maxLength: 256 },
-          0,
-        ),
+        ignore,
+        ignoreText,
       }),
-      1,
+      0,
     ),
+    recording,
   },
 );
 

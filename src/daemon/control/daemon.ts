@@ -43,6 +43,7 @@ import { Network } from './network.ts';
 import { Partitions } from './partitions.ts';
 import type { Probe } from './probe.ts';
 import { startProbe } from './probe.ts';
+import { Recordings } from './recordings.ts';
 import { daemonRoutes } from './routes.ts';
 import { Runs } from './runs.ts';
 import type { DaemonSurface } from './surface.ts';
@@ -84,6 +85,7 @@ export class Daemon implements DaemonSurface {
   runs!: Runs;
   probe!: Probe;
   readonly captures = new Captures(this);
+  readonly recordings = new Recordings(this);
   #stopping: Promise<void> | undefined;
   /** Processes of an earlier daemon still run. */
   #survivors = false;

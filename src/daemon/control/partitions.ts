@@ -45,6 +45,7 @@ export class Partitions {
           hypervisor.resources.setAssigned(id, true);
           const status = await hypervisor.partitionStatus(id);
           if (status.state !== 'running') await this.serve(service, id);
+          else await this.#daemon.recordings.begin(service);
         } catch (error) {
           this.#daemon.complain(
             `service ${service.name} is not served: partition ${id} did not start: ${messageOf(error)}`,
@@ -100,6 +101,7 @@ export class Partitions {
       await mux.execute('path-set', { address, port });
       await mux.execute('announce', { address, port });
     }
+    await this.#daemon.recordings.begin(service);
     return status;
   }
 

@@ -81,6 +81,13 @@ function general(d: DaemonSurface): Route[] {
       answer: anything('{flows: [{flow, port, steered, state, idleMs}]}'),
       handle: async ({ parameters }) => ({ flows: await d.flows(parameters['name'] ?? '') }),
     },
+    {
+      method: 'GET',
+      path: '/services/{name}/recorded',
+      summary: 'Requests of clients that were recorded for the rehearsal of its next changeover.',
+      answer: anything('RecordingView: requests (method, path, count, ageMs), connections, refused'),
+      handle: ({ parameters }) => d.recordings.view(parameters['name'] ?? ''),
+    },
   ];
 }
 

@@ -4,6 +4,7 @@ import type { RegisteredPatch, RunRequest, ScanResult } from '../../patch/index.
 import type { Configuration } from '../configuration/index.ts';
 import type { CaptureRequest, CaptureResult } from './captures.ts';
 import type { NetworkView } from './network.ts';
+import type { RecordingView } from './recordings.ts';
 import type { PartitionView, RunView, ServiceView, StatusView } from './views.ts';
 
 export interface DaemonSurface {
@@ -46,5 +47,6 @@ export interface DaemonSurface {
   status(): Promise<StatusView>;
   services(): Promise<ServiceView[]>;
   flows(service: string): Promise<unknown[]>;
+  readonly recordings: { view(service: string): Promise<RecordingView> };
   requestShutdown(keepRunning: boolean): void;
 }

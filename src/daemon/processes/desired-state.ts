@@ -202,6 +202,10 @@ export const rememberMux: Remember = (name, args: Arguments, memory) => {
     case 'hold-release':
       memory.delete(`hold ${String(args['address'])}`);
       break;
+    case 'requests-record':
+      if (args['record'] === null) memory.delete(`record ${String(args['address'])}`);
+      else memory.put(`record ${String(args['address'])}`, 5, { name, args });
+      break;
     case 'capture-start':
       // To a socket: who reads asks again.
       if (args['file'] === undefined) break;

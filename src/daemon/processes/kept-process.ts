@@ -517,6 +517,8 @@ const REPEATABLE: ReadonlySet<string> = new Set([
   'ports',
   'path-set',
   'private-path',
+  'requests-record',
+  'requests-recorded',
   'hold-start',
   'hold-release',
   'switch',

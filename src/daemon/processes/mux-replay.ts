@@ -15,7 +15,7 @@ import { KeptProcessError } from './kept-process.ts';
 export type FlowsOfPort = (port: string) => Promise<readonly FlowName[]>;
 
 const BEFORE = ['uplink-add', 'port-add'];
-const AFTER = ['capture-start'];
+const AFTER = ['requests-record', 'capture-start'];
 const DIRECTS_FLOWS = ['hold-start', 'switch'];
 
 export async function replayMux(

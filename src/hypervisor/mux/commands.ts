@@ -51,6 +51,20 @@ export interface HoldLimits {
   readonly timeoutMs?: number;
 }
 
+/** A request of a client as it came last; see recording/. */
+export interface RecordedRequest {
+  readonly method: string;
+  /** Target, with its query. */
+  readonly path: string;
+  /** Names in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: string;
+  /** How often it came on connections that were followed. */
+  readonly count: number;
+  /** Since it came last. */
+  readonly ageMs: number;
+}
+
 export interface MuxCommands extends CommandMap {
   /**
    * Owns a TAP of this network namespace, created when absent. Its kernel side is the host's. Or shares (`kind: nic`) an
@@ -233,6 +247,35 @@ export interface MuxCommands extends CommandMap {
   };
   /** Writes a comment into the running captures: steps of a run, the cut. */
   'capture-mark': { arguments: { comment: string }; result: object };
+  /**
+   * From now on requests of clients to TCP `port` of `address` are recorded in memory, out of new connections, `connectionsPerSecond` of them
+   * at most; null ends it and forgets them. `methods`: empty = GET and HEAD. `paths`: beginnings of targets; empty = any. `headers`: names in lower
+   * case that are kept beside those that say how an answer is to look. The same rules again change nothing.
+   */
+  'requests-record': {
+    arguments: {
+      address: string;
+      record: {
+        port: number;
+        methods: string[];
+        paths: string[];
+        headers: string[];
+        requests: number;
+        maxAgeMs: number;
+        connectionsPerSecond: number;
+      } | null;
+    };
+    result: object;
+  };
+  /** What was recorded, most often first. `refused`: requests that the rules leave out. */
+  'requests-recorded': {
+    arguments: { address: string };
+    result: {
+      requests: RecordedRequest[];
+      connections: { followed: number; passedOver: number; givenUp: number };
+      refused: number;
+    };
+  };
   shutdown: { arguments: object; result: object };
 }
 

@@ -433,6 +433,7 @@ export class Forwarder {
     ) {
       flow = this.#senders.insert(service, true, buffer, ports, this.#out.nowMs);
     }
+    if (flow >= 0 && port.isUplink) service.recorder?.packet(flow, buffer, view, this.#out.nowMs);
     this.#out.captureIngress(port, buffer, offset, length, undefined);
     if (drain !== undefined) {
       const notice = drain.notice;

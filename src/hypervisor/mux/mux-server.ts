@@ -229,6 +229,11 @@ export class MuxServer {
         mux.pathSet(args);
         return {};
       },
+      'requests-record': (args) => {
+        mux.requestsRecord(args);
+        return {};
+      },
+      'requests-recorded': (args) => mux.requestsRecorded(args),
       'private-path': (args) => {
         mux.privatePath(args);
         return {};

@@ -5,6 +5,7 @@
  *
  * It knows no sockets, files or TAPs: devices and time come in as arguments, so it runs in memory on a virtual clock.
  */
+import { isDeepStrictEqual } from 'node:util';
 import type { Clock, Random, Timer } from '../../common/index.ts';
 import { systemClock, systemRandom } from '../../common/index.ts';
 import type { IpAddress } from '../../netstack/index.ts';
@@ -27,6 +28,7 @@ import { MuxError } from './mux-error.ts';
 import { announcement, barrierFrame, MUX_MAC } from './own-frames.ts';
 import type { PacketObserver } from './packet-observer.ts';
 import { limitsFault, type PortLimits } from './rate-limit.ts';
+import { RequestRecorder } from './recording/index.ts';
 import { Segments } from './segments.ts';
 import type { PortOptions } from './state.ts';
 import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.ts';
@@ -34,6 +36,11 @@ import { Counts, HOLD_SCOPES, MuxPort, newHold, ServiceAddress } from './state.t
 export const HOLD_DEFAULTS = { packets: 4096, bytes: 8 * 1024 * 1024, timeoutMs: 5_000 } as const;
 
 const TICK_MS = 1_000;
+const NOTHING_RECORDED = {
+  requests: [],
+  connections: { followed: 0, passedOver: 0, givenUp: 0 },
+  refused: 0,
+};
 const ANNOUNCE_DEFAULTS = { count: 3, intervalMs: 200 } as const;
 
 /** IPv4: not in 0/8, 127/8 and above 223; IPv6: neither special nor link-local, which each MAC has one of. */
@@ -228,6 +235,18 @@ export class Mux {
     service.path = port;
     service.otherSegment = 0;
     this.#letGo();
+  }
+
+  requestsRecord({ address, record }: Arguments<'requests-record'>): void {
+    const service = this.#service(address);
+    if (isDeepStrictEqual(service.recorder?.rules ?? null, record)) return;
+    const { nowMs } = this.#begin();
+    service.recorder = record === null ? undefined : new RequestRecorder(record, nowMs);
+  }
+
+  requestsRecorded({ address }: Arguments<'requests-recorded'>): Result<'requests-recorded'> {
+    const { nowMs } = this.#begin();
+    return this.#service(address).recorder?.recorded(nowMs) ?? NOTHING_RECORDED;
   }
 
   privatePath(args: Arguments<'private-path'>): void {

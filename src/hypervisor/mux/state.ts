@@ -21,6 +21,7 @@ import { dropsByName, MUX_DROPS } from './drops.ts';
 import { FairShares, isQueueing, type QueueingDevice } from './fair-queue.ts';
 import { HoldQueue } from './hold-queue.ts';
 import { type PortLimits, type Rate, RateLimit, wirePackets } from './rate-limit.ts';
+import type { RequestRecorder } from './recording/index.ts';
 
 export type PortKind = 'tap' | 'nic' | 'stream';
 export type PortRole = 'uplink' | 'partition' | 'probe';
@@ -311,6 +312,8 @@ export class ServiceAddress {
   /** The segment that a switch took it from, when that is not the path's; else 0. */
   otherSegment = 0;
   hold: Hold | undefined;
+  /** Is shown the packets of clients; see recording/. */
+  recorder: RequestRecorder | undefined;
   groups: DrainGroup[] = [];
   notices: Notice[] = [];
   /** Before the last switch or hold. */

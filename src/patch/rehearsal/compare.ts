@@ -18,12 +18,26 @@ export interface RehearsalDifference {
   readonly standby: string;
 }
 
+/**
+ * What became of a recorded request. `changes`: the active itself answered otherwise before the copy and after it, so that in this
+ * the standby was not held to it. `unanswered`: by the active, or in the time for all of them.
+ */
+export interface RecordedOutcome {
+  /** `GET /path`, a query as `?…`. */
+  readonly request: string;
+  /** How often it came on connections that were followed. */
+  readonly count: number;
+  readonly outcome: 'same' | 'differs' | 'changes' | 'unanswered';
+}
+
 export interface RehearsalReport {
   readonly requests: number;
   readonly same: number;
   readonly differences: readonly RehearsalDifference[];
   /** How long writes of the active waited for the copy of its application disk, ms. */
   readonly frozenMs?: number;
+  /** Requests of clients, those that came most often first; they are among `requests`. */
+  readonly recorded?: readonly RecordedOutcome[];
   /** Why nothing was rehearsed. */
   readonly notRehearsed?: string;
 }
@@ -60,7 +74,8 @@ export function differences(
 }
 
 export function nameOf(request: RehearsalRequest): string {
-  return `${request.method} ${request.path}`;
+  const { method, path, recorded } = request;
+  return `${method} ${recorded === true ? path.replace(/\?.*/, '?…') : path}`;
 }
 
 /** Length and the beginning of the SHA-256 of a body, without what is to be ignored. */

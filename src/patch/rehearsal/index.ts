@@ -1,2 +1,3 @@
 export * from './compare.ts';
+export * from './recorded.ts';
 export * from './rehearsal.ts';

@@ -1,6 +1,6 @@
 /**
- * The rehearsal: before any client is moved, the patched standby answers the requests of the configuration, and its answers are
- * compared with the active's.
+ * The rehearsal: before any client is moved, the patched standby answers the requests of the configuration and those of clients that
+ * the mux has recorded (recorded.ts), and its answers are compared with the active's.
  *
  *   rehearse            the application disk is copied as of one instant (the active's writes wait meanwhile: a reflink where the file
  *                       system can, else as long as budget.pauseMs allows), the standby starts the application on that copy, each
@@ -17,13 +17,13 @@ import { promisify } from 'node:util';
 import type { StartOptions } from '../../hypervisor/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
-import type { RehearsalRequest, RehearsalSpec } from '../policy.ts';
-import { addressPairs, bareAddress } from '../policy.ts';
+import type { RehearsalSpec } from '../policy.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 import type { Facts, Step } from '../run/step.ts';
 import type { RehearsalDifference, RehearsalReport } from './compare.ts';
-import { differences, isSafe, nameOf } from './compare.ts';
+import { rehearse } from './exchange.ts';
+import { Recorded } from './recorded.ts';
 
 const run = promisify(execFile);
 const START_TIMEOUT_MS = 15_000;
@@ -45,7 +45,7 @@ export function rehearsalSteps(
   result: Rehearsed,
 ): Step[] {
   const spec = env.services.find((service) => service.name === record.service)?.rehearsal;
-  if (spec === undefined || spec.requests.length === 0) return [];
+  if (spec === undefined || (spec.requests.length === 0 && spec.recording === undefined)) return [];
   const { to } = record;
   const copy = {
     id: `${to}-rehearsal`,
@@ -60,26 +60,38 @@ export function rehearsalSteps(
       name: 'rehearse',
       figure: '',
       do: async (tools): Promise<Facts> => {
+        const recorded = await Recorded.take(env, record, spec);
+        await recorded.askActive('before', tools.checkCancelled);
         const frozenMs = record.hasApplicationDisk ? await copyData(env, record, copy) : undefined;
         if (frozenMs === undefined && record.hasApplicationDisk) {
           const why = `the application disk of ${record.from} cannot be copied within budget.pauseMs`;
           result.rehearsal = { requests: 0, same: 0, differences: [], notRehearsed: why };
           return decide(spec, result);
         }
+        await recorded.askActive('after', tools.checkCancelled);
         await env.hypervisor.control(to).startApplication(START_TIMEOUT_MS);
         const found: RehearsalDifference[] = [];
         let same = 0;
+        const total = spec.requests.length + recorded.size;
         for (const [i, request] of spec.requests.entries()) {
           tools.checkCancelled();
-          tools.progress({ done: i, total: spec.requests.length, unit: 'items' });
+          tools.progress({ done: i, total, unit: 'items' });
           const one = await rehearse(env, record, spec, request);
           if (one.length === 0) same++;
           found.push(...one);
         }
+        found.push(
+          ...(await recorded.askStandby((done) => {
+            tools.checkCancelled();
+            tools.progress({ done: spec.requests.length + done, total, unit: 'items' });
+          })),
+        );
+        const outcomes = recorded.outcomes();
         result.rehearsal = {
-          requests: spec.requests.length,
-          same,
+          requests: spec.requests.length + recorded.size,
+          same: same + outcomes.filter(({ outcome }) => outcome === 'same').length,
           differences: found,
+          ...(spec.recording === undefined ? {} : { recorded: outcomes }),
           ...(frozenMs === undefined ? {} : { frozenMs }),
         };
         return decide(spec, result);
@@ -105,8 +117,13 @@ export function rehearsalSteps(
 function decide(spec: RehearsalSpec, result: Rehearsed): Facts {
   const { rehearsal, notices } = result;
   if (rehearsal === undefined) return {};
-  const { requests, same, differences: found, notRehearsed } = rehearsal;
-  const facts = { requests, same, differences: found.length };
+  const { requests, same, differences: found, recorded, notRehearsed } = rehearsal;
+  const facts = {
+    requests,
+    same,
+    differences: found.length,
+    ...(recorded === undefined ? {} : { recorded: recorded.length }),
+  };
   if (found.length === 0 && notRehearsed === undefined) return facts;
   const lines = found
     .slice(0, TOLD)
@@ -165,52 +182,4 @@ async function copyData(
     exports: { system: diskId(to, 'system'), application: copy.id },
   });
   return frozenMs;
-}
-
-async function rehearse(
-  env: RunEnvironment,
-  record: RunRecord,
-  spec: RehearsalSpec,
-  request: RehearsalRequest,
-): Promise<RehearsalDifference[]> {
-  const { mux, probe } = env;
-  const [pair] = addressPairs(record);
-  const address = bareAddress(pair!.address);
-  const apart = record.procedure !== 'H6' && record.procedure !== undefined;
-  const standbyAddress = bareAddress(apart ? (pair!.second ?? pair!.address) : pair!.address);
-  const exchange = { ...request, host: address, port: spec.port, timeoutMs: spec.timeoutMs };
-  const none = (what: string, active: string, standby: string) => [
-    { request: nameOf(request), what, active, standby },
-  ];
-  const active = isSafe(request) ? await probe.exchange(address, exchange) : undefined;
-  if (active !== undefined && active.answer === undefined)
-    return none('answer', `none: ${active.detail}`, 'not asked');
-  const port = env.hypervisor.partitionConfig(record.to).network[0]!.name;
-  return probe.privately(async () => {
-    await mux.execute('private-path', { probe: probe.port, port });
-    try {
-      const sent = async () =>
-        (await mux.execute('ports', {})).find((one) => one.name === port)?.transmitted ?? 0;
-      const before = await sent();
-      const standby = await probe.exchange(standbyAddress, exchange);
-      const flows = await mux.execute('flows', { address });
-      const strayed = flows.find(
-        ({ flow }) => probe.addresses.includes(flow.remoteAddress) && flow.remotePort === standby.localPort,
-      );
-      if (strayed !== undefined || (await sent()) === before) {
-        throw new PatchError('unhealthy', `the rehearsal was not answered by standby ${record.to}`, {
-          remedy: 'the active partition goes on; see the capture of the mux',
-        });
-      }
-      if (standby.answer === undefined)
-        return none(
-          'answer',
-          active?.answer === undefined ? 'one' : String(active.answer.status),
-          standby.detail,
-        );
-      return differences(request, spec, active?.answer, standby.answer);
-    } finally {
-      await mux.execute('private-path', { probe: probe.port, port: null });
-    }
-  });
 }

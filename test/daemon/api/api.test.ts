@@ -71,6 +71,9 @@ function recorded(calls: unknown[][]): DaemonSurface {
       stop: tell('stop', unknownPartition),
       console: tell('console', () => ({ text: 'hello\n', end: 6 })),
     },
+    recordings: {
+      view: tell('recorded', (service) => Promise.resolve({ service, recording: false, requests: [] })),
+    },
     network: {
       view: tell('network', () => Promise.resolve({ ports: [], counters: {} })),
       limit: tell('limit', () => Promise.resolve({ name: 'A-net0' })),

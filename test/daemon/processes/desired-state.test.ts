@@ -164,8 +164,15 @@ desired(
         ['capture-start', { file: '/1' }],
         ['capture-start', { file: '/2' }],
         ['capture-stop', { file: '/1' }],
+        ['requests-record', { address: '10.77.0.11', record: { port: 80 } }],
+        ['requests-record', { address: '10.77.0.11', record: { port: 8080 } }],
+        ['requests-record', { address: '10.77.0.12', record: { port: 80 } }],
+        ['requests-record', { address: '10.77.0.12', record: null }],
       ]),
-      [['capture-start', { file: '/2' }]],
+      [
+        ['capture-start', { file: '/2' }],
+        ['requests-record', { address: '10.77.0.11', record: { port: 8080 } }],
+      ],
     );
   }),
 );
