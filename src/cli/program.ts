@@ -330,7 +330,7 @@ function runCommands(program: Command, hooks: ProgramHooks): void {
 function captureCommands(program: Command, hooks: ProgramHooks): void {
   const capture = group(program, 'capture', 'captures of packets, as pcapng');
   const act =
-    (name: 'start' | 'stop'): Act =>
+    (name: 'start' | 'stop' | 'history'): Act =>
     async (session, args, options) =>
       (await import('./commands/capture.ts')).captureCommands[name](session, args, options);
   add(
@@ -347,6 +347,21 @@ function captureCommands(program: Command, hooks: ProgramHooks): void {
       ],
       examples: ['changeover capture start /tmp/cut.pcapng', 'changeover capture start --port A-net1'],
       act: act('start'),
+    },
+    hooks,
+  );
+  add(
+    capture,
+    'history',
+    {
+      summary: 'write the latest packets, which are kept in memory, to a file',
+      args: [['[file]', 'default: a new file below the state directory']],
+      options: [
+        flag('--port <name>', 'only this port; may be repeated').argParser(several),
+        flag('--last <seconds>', 'only of the last so many seconds').argParser(wholeNumber(1, 86_400)),
+      ],
+      examples: ['changeover capture history /tmp/before.pcapng --last 30 --port A-net1'],
+      act: act('history'),
     },
     hooks,
   );

@@ -15,7 +15,9 @@ const run = promisify(execFile);
 extcap(
   'tshark lists the ports, captures at one of them, survives kill -9 of the mux process, and leaves nothing behind',
   within(async () => {
-    const site = await Site.open();
+    const site = await Site.open({
+      configure: (text) => text.replace('network:', 'network:\n  historyMiB: 1'),
+    });
     const folder = join(site.scene.directory, 'extcap');
     mkdirSync(folder);
     symlinkSync(join(ROOT, 'tools/extcap/changeover'), join(folder, 'changeover'));
@@ -74,6 +76,18 @@ extcap(
       tshark.kill('SIGINT');
       await exited;
       await eventually('the extcap program to end', () => leftovers().length === before.length, 10_000);
+      const file = join(site.scene.directory, 'history.pcapng');
+      const kept = await site.api.post<{ packets: number }>('/captures/history', { file, ports: ['co0'] });
+      const { stdout: frames } = await run('tshark', [
+        '-r',
+        file,
+        '-T',
+        'fields',
+        '-e',
+        'frame.interface_name',
+      ]);
+      assert.equal([...new Set(frames.trim().split('\n'))], ['co0']);
+      assert.is(frames.trim().split('\n').length, kept.packets);
       // The mux forgets it with the next packets; it is in no list, and the service goes on.
       assert.equal((await site.api.get<{ captures: string[] }>('/captures')).captures, []);
       assert.is((await ask('/version')).status, 200);

@@ -3,6 +3,8 @@
  * both families. It moves there and back by every way, each move committed, while clients of all addresses ask.
  */
 import { execFile } from 'node:child_process';
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk } from '../../src/cli/demo/proof.ts';
@@ -27,6 +29,7 @@ function twoDevices(text: string): string {
   return text
     .replace('pauseMs: 5000', 'pauseMs: 20000')
     .replace('quiesceMs: 500', 'quiesceMs: 5000, drainMs: 8000')
+    .replace('network:', 'network:\n  historyMiB: 2')
     .replace(/(uplinks:\n.*)/, '$1\n    - {name: nic1, kind: nic, mtu: 1400}')
     .replace(
       'probe: {address: 10.77.0.254/24',
@@ -80,6 +83,8 @@ devices(
           await site.api.post(`/runs/${id}/cut`);
           const cut = await site.reached(id, 'probation');
           assert.is(`${cut.strategy} ${cut.procedure}`, `${way.strategy} ${way.procedure}`);
+          for (const file of ['before-cut.pcapng', 'cut.pcapng'])
+            assert.ok(statSync(join(cut.evidence, file)).size > 1000, file);
           assert.match((await stream).body, /line 20 of 20/);
           await clients.answered(60);
           await site.api.post(`/runs/${id}/commit`);

@@ -42,4 +42,21 @@ async function stop(session: Session, args: readonly string[]): Promise<ExitCode
   return EXIT.done;
 }
 
-export const captureCommands = { start, stop };
+/** JSON: {file, packets, bytes}. */
+async function history(
+  session: Session,
+  args: readonly string[],
+  options: Readonly<Record<string, unknown>>,
+): Promise<ExitCode> {
+  const api = await session.api();
+  const { port, last } = options;
+  const written = await api.post<Omit<Stopped, 'dropped'>>('/captures/history', {
+    ...(args[0] === undefined ? {} : { file: resolve(args[0]) }),
+    ...(port === undefined ? {} : { ports: port }),
+    ...(last === undefined ? {} : { lastMs: Number(last) * 1000 }),
+  });
+  session.result(written, () => [`${written.file}  ${written.packets} packets, ${bytesText(written.bytes)}`]);
+  return EXIT.done;
+}
+
+export const captureCommands = { start, stop, history };

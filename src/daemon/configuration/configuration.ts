@@ -18,6 +18,8 @@ export interface Configuration {
 export interface NetworkConfiguration {
   readonly uplinks: readonly UplinkConfiguration[];
   readonly probe: ProbeConfiguration;
+  /** Of the latest packets kept in the mux process; 0: none. */
+  readonly historyMiB: number;
 }
 
 export interface UplinkConfiguration {

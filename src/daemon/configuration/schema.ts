@@ -534,6 +534,12 @@ export const CONFIGURATION_SCHEMA: ConfigurationSchema = object(
         ),
         mac: { ...mac('Its hardware address.'), default: '02:00:00:00:00:fe' },
       }),
+      historyMiB: integer(
+        'Memory of the mux process for the latest packets of all ports and uplinks, which `changeover capture history` and every move write into a file; costs a copy of each packet. 0: none are kept.',
+        0,
+        4096,
+        0,
+      ),
     }),
     services: list('Services.', service, 1),
     partitions: list('The resource table.', partition, 1),

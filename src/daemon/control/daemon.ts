@@ -343,6 +343,7 @@ export class Daemon implements DaemonSurface {
       });
     }
     await network.configure();
+    await this.captures.keepHistory(c.network.historyMiB);
   }
 }
 

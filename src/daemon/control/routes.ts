@@ -3,7 +3,7 @@ import { isAbsolute } from 'node:path';
 import { PROCEDURES, STRATEGIES } from '../../patch/index.ts';
 import type { ApiSchema, Route } from '../api/index.ts';
 import { ApiError } from '../api/index.ts';
-import type { CaptureRequest } from './captures.ts';
+import type { CaptureRequest, HistoryRequest } from './captures.ts';
 import { networkRoutes } from './network-routes.ts';
 import type { DaemonSurface } from './surface.ts';
 
@@ -276,6 +276,20 @@ function captures(d: DaemonSurface): Route[] {
       status: 201,
       answer: { type: 'object', properties: { file: TEXT } },
       handle: ({ body: request }) => d.captures.start(request as CaptureRequest),
+    },
+    {
+      method: 'POST',
+      path: '/captures/history',
+      summary:
+        'Writes the latest packets, which the mux process keeps (network.historyMiB), into a pcapng file.',
+      body: body({
+        file: { type: 'string', minLength: 1 },
+        ports: { type: 'array', items: TEXT },
+        lastMs: { type: 'integer', minimum: 1 },
+      }),
+      status: 201,
+      answer: anything('{file, packets, bytes}'),
+      handle: ({ body: request }) => d.captures.history(request as HistoryRequest),
     },
     {
       method: 'POST',

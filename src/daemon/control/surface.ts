@@ -2,7 +2,7 @@
 import type { PortLimits, PortStatus } from '../../hypervisor/index.ts';
 import type { RegisteredPatch, RunRequest, ScanResult } from '../../patch/index.ts';
 import type { Configuration } from '../configuration/index.ts';
-import type { CaptureRequest, CaptureResult } from './captures.ts';
+import type { CaptureRequest, CaptureResult, HistoryRequest } from './captures.ts';
 import type { NetworkView } from './network.ts';
 import type { RecordingView } from './recordings.ts';
 import type { PartitionView, RunView, ServiceView, StatusView } from './views.ts';
@@ -37,6 +37,7 @@ export interface DaemonSurface {
   readonly captures: {
     running(): string[];
     start(request: CaptureRequest): Promise<{ file: string }>;
+    history(request: HistoryRequest): Promise<{ file: string; packets: number; bytes: number }>;
     stop(file?: string): Promise<CaptureResult[]>;
   };
   readonly network: {

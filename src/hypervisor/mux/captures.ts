@@ -1,9 +1,12 @@
 import type { Clock } from '../../common/index.ts';
 import type { CaptureSink, CaptureSummary } from '../../netstack/index.ts';
-import { PcapngWriter } from '../../netstack/index.ts';
+import { FileSink, PcapngWriter, RingSink } from '../../netstack/index.ts';
 import type { PortStatus } from './commands.ts';
 import { MuxError } from './mux-error.ts';
 import type { PacketObserver } from './packet-observer.ts';
+
+/** Of one write when a ring is dumped. */
+const DUMP_BYTES = 1024 * 1024;
 
 interface Running {
   /** The file's path, or the socket's. */
@@ -14,6 +17,7 @@ interface Running {
   readonly snapLength: number | undefined;
   /** Port → interface of the file. */
   readonly interfaces: Map<string, number>;
+  readonly ring: RingSink | undefined;
 }
 
 export interface CaptureStart {
@@ -21,9 +25,18 @@ export interface CaptureStart {
   readonly file: string;
   /** Where it goes instead of into a file of this name; its end ends the capture. */
   readonly sink?: CaptureSink;
+  /** Kept in memory, the latest. */
+  readonly ringBytes?: number;
   readonly ports?: readonly string[];
   readonly snapLength?: number;
   readonly comment?: string;
+}
+
+export interface CaptureDump {
+  readonly name: string;
+  readonly file: string;
+  readonly ports?: readonly string[];
+  readonly lastMs?: number;
 }
 
 /**
@@ -58,9 +71,11 @@ export class Captures implements PacketObserver {
         values: { port: name },
       });
     }
+    const ring = options.ringBytes === undefined ? undefined : new RingSink(options.ringBytes);
     const running: Running = {
       file: options.file,
-      writer: PcapngWriter.create(options.sink ?? options.file, {
+      ring,
+      writer: PcapngWriter.create(ring ?? options.sink ?? options.file, {
         clock: this.#clock,
         ...(options.sink === undefined ? {} : { onStop: () => this.#ended(running) }),
         ...(options.comment === undefined ? {} : { comment: options.comment }),
@@ -85,6 +100,49 @@ export class Captures implements PacketObserver {
     }
     this.#running.delete(running.file);
     return { file: running.file, ...(await running.writer.close()) };
+  }
+
+  /** Throws MuxError `no-capture`, CaptureError. */
+  async dump({
+    name,
+    file,
+    ports,
+    lastMs,
+  }: CaptureDump): Promise<{ file: string; packets: number; bytes: number }> {
+    const running = this.#running.get(name);
+    if (running?.ring === undefined) {
+      throw new MuxError('no-capture', `nothing is kept under the name ${name}`, {
+        remedy: 'set network.historyMiB, or start a capture',
+      });
+    }
+    await running.writer.flush();
+    const { chunks, packets } = running.ring.dump({
+      ...(ports === undefined ? {} : { interfaces: new Set(ports) }),
+      ...(lastMs === undefined
+        ? {}
+        : { sinceNs: this.#clock.wallNs() - BigInt(Math.round(lastMs)) * 1_000_000n }),
+    });
+    const sink = new FileSink(file);
+    let bytes = 0;
+    try {
+      let batch: Uint8Array[] = [];
+      let length = 0;
+      const put = async () => {
+        await sink.write(Buffer.concat(batch));
+        bytes += length;
+        batch = [];
+        length = 0;
+      };
+      for (const chunk of chunks) {
+        batch.push(chunk);
+        length += chunk.length;
+        if (length >= DUMP_BYTES) await put();
+      }
+      await put();
+    } finally {
+      await sink.close();
+    }
+    return { file, packets, bytes };
   }
 
   /** Its reader has gone: nobody will ask for its end. */

@@ -5,6 +5,9 @@
 import type { CommandMap, EventMap, FlowName } from '../../channel/index.ts';
 import type { PortLimits } from './rate-limit.ts';
 
+/** Name of the ring that a daemon keeps (configuration: network.historyMiB). */
+export const HISTORY = 'history';
+
 export interface PortStatus {
   readonly name: string;
   readonly kind: 'tap' | 'nic' | 'stream';
@@ -235,11 +238,24 @@ export interface MuxCommands extends CommandMap {
   };
   /**
    * pcapng of every port and uplink, or of those named, into `file`; or to `socket`, a unix socket that somebody listens at: until its
-   * other end closes, who reads too slowly misses packets. `comment` is put into the section header.
+   * other end closes, who reads too slowly misses packets. With `ringBytes` (1 MiB at least) the latest packets are kept in memory instead, under
+   * the name `file`. `comment` is put into the section header.
    */
   'capture-start': {
-    arguments: { file?: string; socket?: string; ports?: string[]; snapLength?: number; comment?: string };
+    arguments: {
+      file?: string;
+      socket?: string;
+      ringBytes?: number;
+      ports?: string[];
+      snapLength?: number;
+      comment?: string;
+    };
     result: object;
+  };
+  /** What the ring `name` holds, into `file`: of `ports` only, of the last `lastMs` only. It goes on. */
+  'capture-dump': {
+    arguments: { name: string; file: string; ports?: string[]; lastMs?: number };
+    result: { file: string; packets: number; bytes: number };
   };
   'capture-stop': {
     arguments: { file?: string };

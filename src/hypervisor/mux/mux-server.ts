@@ -281,6 +281,7 @@ export class MuxServer {
         }
         return {};
       },
+      'capture-dump': (args) => captures.dump(args),
       'capture-stop': async ({ file }) => {
         const stopping = captures.stop(file);
         this.#observe();

@@ -4,8 +4,8 @@
  * is in the journal, the role store and the mux and block processes.
  */
 import type { FlowName } from '../../channel/index.ts';
-import { messageOf, reach, sentenceOf } from '../../common/index.ts';
-import { diskId } from '../../hypervisor/index.ts';
+import { codeOf, messageOf, reach, sentenceOf } from '../../common/index.ts';
+import { diskId, HISTORY } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { capturePath, prepareEvidence, writeEvidence } from '../evidence/index.ts';
 import type { PreparationResult } from '../execution/index.ts';
@@ -429,9 +429,14 @@ export class Run {
     return this.#forecastParts.pauseMs;
   }
 
+  /** What the mux remembers of before goes into a file of its own. */
   async #startCapture(what = 'cut'): Promise<void> {
     const file = capturePath(this.record.evidence, what);
     try {
+      const before = { name: HISTORY, file: capturePath(this.record.evidence, `before-${what}`) };
+      await this.#env.mux.execute('capture-dump', before).catch((error) => {
+        if (codeOf(error) !== 'no-capture') throw error;
+      });
       await this.#env.mux.execute('capture-start', {
         file,
         comment: `run ${this.record.id}: ${this.record.service} ${this.record.from} → ${this.record.to}, ${what}`,
@@ -444,7 +449,12 @@ export class Run {
   }
 
   async #stopCapture(): Promise<void> {
-    await this.#env.mux.execute('capture-stop', {}).catch(() => {});
+    // Whichever of them runs, begun by this control process or by an earlier one.
+    for (const what of ['cut', 'rollback']) {
+      await this.#env.mux
+        .execute('capture-stop', { file: capturePath(this.record.evidence, what) })
+        .catch(() => {});
+    }
   }
 
   #cutReport(move: Move, strategy: Strategy, forecastMs?: number): CutReport {

@@ -82,6 +82,7 @@ function recorded(calls: unknown[][]): DaemonSurface {
     captures: {
       running: tell('captures', () => []),
       start: tell('capture-start', () => Promise.resolve({ file: '/x' })),
+      history: tell('history', () => Promise.resolve({ file: '/x', packets: 2, bytes: 300 })),
       stop: tell('capture-stop', () => Promise.resolve([])),
     },
     status: tell('status', () => Promise.resolve({ pid: 1, big: 2n } as unknown as StatusView)),
@@ -188,6 +189,7 @@ const ROUTES: readonly ['get' | 'post', string, object | undefined, unknown[]][]
   ['get', '/network', undefined, ['network']],
   ['get', '/captures', undefined, ['captures']],
   ['post', '/captures', { file: '/x', ports: ['a'] }, ['capture-start', { file: '/x', ports: ['a'] }]],
+  ['post', '/captures/history', { file: '/x', lastMs: 5 }, ['history', { file: '/x', lastMs: 5 }]],
   ['post', '/captures/stop', undefined, ['capture-stop', undefined]],
 ];
 

@@ -126,4 +126,29 @@ test(
   }),
 );
 
+test(
+  'a ring keeps the latest in memory beside other captures and is written into a file when somebody asks',
+  within(async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'mux-capture-'));
+    const b = bench();
+    const captures = new Captures(new VirtualClock(), () => b.mux.ports());
+    captures.start({ file: 'history', ringBytes: 1 << 20 });
+    b.mux.observer = captures;
+    b.up.deliver(fromClient(4000, FLAG.SYN));
+    const file = join(directory, 'history.pcapng');
+    assert.is((await captures.dump({ name: 'history', file })).packets, 2);
+    assert.is((await captures.dump({ name: 'history', file, ports: ['a'] })).packets, 1);
+    const read = readFileSync(file);
+    assert.is(read.readUInt32LE(0), 0x0a0d0d0a);
+    for (const name of ['history', file]) {
+      if (name === file) captures.start({ file: name });
+      if (name === 'history') await captures.stop(name);
+      const error = await captures.dump({ name, file: join(directory, 'x') }).catch((reason) => reason);
+      assert.is(error.code, 'no-capture', name);
+    }
+    await captures.close();
+    rmSync(directory, { recursive: true });
+  }),
+);
+
 test.run();
