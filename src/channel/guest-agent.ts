@@ -42,6 +42,9 @@ export const GUEST_PHASES = [
 ] as const;
 export type GuestPhase = (typeof GUEST_PHASES)[number];
 
+/** How far an application has come without its disk. */
+export type LoadState = 'waits-for-disk' | 'listening' | 'evaluated' | 'loading';
+
 export interface GuestStatus {
   /** `ready`: start-up scripts done, application not started. `serving`: application listens. `frozen`: quiesced. */
   readonly phase: GuestPhase;
@@ -53,7 +56,7 @@ export interface GuestStatus {
   readonly listening: readonly number[];
   readonly connections: number;
   readonly requestsInFlight: number;
-  /** How long the last start of the application took, mount included; absent before the first. */
+  /** From the attaching of its disk until the loaded application listened; absent before that. */
   readonly applicationStartMs?: number;
   /** Why, when `phase` is `failed`. */
   readonly reason?: string;
@@ -122,6 +125,14 @@ export interface GuestCommands extends CommandMap {
   'changeover-status': { arguments: object; result: GuestStatus };
   /** 1207: results of the patch script of this boot; `table` is the file as text. Empty when nothing was flagged. */
   'changeover-patch-results': { arguments: object; result: { results: GuestPatchResult[]; table: string } };
+  /**
+   * Begins to run the application before its disk is there: whatever it asks of the disk waits. Answers as soon as it can do no
+   * more, or after `limitMs`. Not needed before a start.
+   */
+  'changeover-application-load': {
+    arguments: { limitMs: number };
+    result: { state: LoadState; durationMs: number };
+  };
   /** Attaches the application disk, mounts it and starts the application; answers when it listens. */
   'changeover-application-start': {
     arguments: { timeoutMs: number };
@@ -140,14 +151,17 @@ export interface GuestCommands extends CommandMap {
    * stack), then requests that may write (HTTP methods other than GET, HEAD, OPTIONS; every request of other protocols)
    * get up to `budgetMs` to complete. `draining`: flows whose request goes on (safe methods). `unfinished`: flows that
    * exceeded the budget while they may write. With `all` every request is waited for, also those that only read; `draining`
-   * are then connections without a request in flight that cannot be moved.
+   * are then connections without a request in flight that cannot be moved. With `freeze`, when nothing is unfinished, file systems
+   * are frozen as by `guest-fsfreeze-freeze`, otherwise in sync.
    */
   'changeover-quiesce': {
-    arguments: { budgetMs: number; all?: boolean };
+    arguments: { budgetMs: number; all?: boolean; freeze?: boolean };
     result: { draining: FlowName[]; unfinished: FlowName[]; idle: FlowName[]; waitedMs: number };
   };
+  /** For a hand-over that makes few wait at a time: at most `most` connections between two requests stop being read, no other. */
+  'changeover-freeze-idle': { arguments: { most: number }; result: { idle: FlowName[] } };
   /**
-   * Undo of quiesce: connections are read again. With `reclaim` also of the last export: what it took out is put back,
+   * Undo of quiesce and freeze-idle: connections are read again. With `reclaim` also of the last export: what it took out is put back,
    * whether its answer has reached anybody or not.
    */
   'changeover-resume': { arguments: { reclaim?: boolean }; result: { reclaimed: number } };

@@ -3,7 +3,7 @@
  *
  *   booting    agent listens · system disk attached and mounted · guest.json · network device up · start-up scripts in order
  *   ready      the program is unpacked; nothing listens yet, the application disk is not touched
- *   starting   application disk attached and mounted · application loaded
+ *   starting   application loaded · application disk attached and mounted
  *   serving    the application listens
  *   frozen     quiesced: idle connections are not read, requests that write are complete, disks are in sync
  *   stopping   the application was told, disks unmounted
@@ -20,6 +20,7 @@ import type {
   GuestPatchResult,
   GuestPhase,
   GuestStatus,
+  LoadState,
   StartUpResult,
 } from '../channel/index.ts';
 import { messageOf, sentenceOf } from '../common/index.ts';
@@ -59,6 +60,8 @@ export class Guest {
   #configuration: GuestConfiguration | undefined;
   #network: Network | undefined;
   #application: Application | undefined;
+  #loading: Promise<LoadState> | undefined;
+  #starting = false;
   #handedBack: { results: GuestPatchResult[]; table: string } = { results: [], table: '' };
   #stopping: Promise<void> | undefined;
 
@@ -151,23 +154,37 @@ export class Guest {
     this.#network = new module.Network(network, (line) => this.console.kernel(line));
   }
 
-  /** Throws GuestError; the phase is `failed` then, unless nothing was done yet. */
-  async startApplication(timeoutMs: number): Promise<{ listening: number[]; durationMs: number }> {
-    if (this.#phase !== 'ready') {
-      throw new GuestError(
-        'wrong-phase',
-        `the application cannot be started while the guest is ${this.#phase}`,
-        {
-          remedy: 'it is started once, in the phase ready',
-        },
-      );
-    }
+  /**
+   * The program begins to run; what it asks of the application disk waits for it. Throws GuestError; the phase is `failed`
+   * then, unless nothing was done yet.
+   */
+  async loadApplication(limitMs: number): Promise<{ state: LoadState; durationMs: number }> {
+    if (this.#phase !== 'ready') throw this.#wrongPhase();
     const startedMs = performance.now();
     this.#enter('starting');
+    const mountPoint = this.#configuration?.mountPoint;
+    const blocked = mountPoint === undefined ? new Promise<never>(() => {}) : this.tree.expect(mountPoint);
+    this.#loading = this.#application!.load(limitMs, blocked);
+    try {
+      const state = await this.#loading;
+      return { state, durationMs: Math.round(performance.now() - startedMs) };
+    } catch (error) {
+      this.fail(sentenceOf(error));
+      throw error;
+    }
+  }
+
+  /** Throws GuestError; the phase is `failed` then, unless nothing was done yet. */
+  async startApplication(timeoutMs: number): Promise<{ listening: number[]; durationMs: number }> {
+    const untilMs = performance.now() + timeoutMs;
+    if (this.#loading === undefined) await this.loadApplication(timeoutMs);
+    else if (this.#phase !== 'starting' || this.#starting) throw this.#wrongPhase();
+    this.#starting = true;
+    const startedMs = performance.now();
     try {
       const mountPoint = this.#configuration?.mountPoint;
       if (mountPoint !== undefined) this.tree.mount(mountPoint, await this.#attach('application'));
-      const listening = await this.#application!.start(timeoutMs);
+      const listening = await this.#application!.serve(timeoutMs, Math.max(1, untilMs - performance.now()));
       const durationMs = Math.round(performance.now() - startedMs);
       this.#applicationStartMs = durationMs;
       this.#enter('serving');
@@ -205,9 +222,11 @@ export class Guest {
     return this.#handedBack;
   }
 
-  async quiesce(budgetMs: number, all: boolean): ReturnType<Network['quiesce']> {
+  async quiesce(budgetMs: number, all: boolean, freeze: boolean): ReturnType<Network['quiesce']> {
     const result = await this.#requireNetwork().quiesce(budgetMs, all);
-    await this.tree.sync();
+    // What is unfinished may have to write before it can end.
+    if (freeze && result.unfinished.length === 0) await this.tree.freeze();
+    else await this.tree.sync();
     if (this.#phase === 'serving') this.#enter('frozen');
     return result;
   }
@@ -271,6 +290,16 @@ export class Guest {
     const closing = Promise.allSettled(this.#disks.map((disk) => disk.close()));
     await within(closing, CLOSE_DISK_MS, 'a disk does not close').catch(() => {});
     await this.#scratch.clear().catch(() => {});
+  }
+
+  #wrongPhase(): GuestError {
+    return new GuestError(
+      'wrong-phase',
+      `the application cannot be started while the guest is ${this.#phase}`,
+      {
+        remedy: 'it is started once, in the phase ready',
+      },
+    );
   }
 
   #requireNetwork(): Network {

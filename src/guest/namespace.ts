@@ -7,8 +7,26 @@ import { isBelow } from './configuration.ts';
 export class Namespace {
   /** Longest mount point first. */
   #mounts: { readonly at: string; readonly fileSystem: FileSystem }[] = [];
+  #expected: { readonly at: string; readonly mounted: Promise<void>; readonly told: () => void } | undefined;
+  #blocked: () => void = () => {};
+
+  /** Until something is mounted at `at`, whoever asks for a path there waits. Resolves when somebody does. */
+  expect(at: string): Promise<void> {
+    let told: () => void = () => {};
+    const mounted = new Promise<void>((resolve) => {
+      told = resolve;
+    });
+    this.#expected = { at, mounted, told };
+    return new Promise((resolve) => {
+      this.#blocked = resolve;
+    });
+  }
 
   mount(at: string, fileSystem: FileSystem): void {
+    if (this.#expected?.at === at) {
+      this.#expected.told();
+      this.#expected = undefined;
+    }
     this.#mounts = [...this.#mounts, { at, fileSystem }].sort((a, b) => b.at.length - a.at.length);
   }
 
@@ -35,6 +53,16 @@ export class Namespace {
         return { fileSystem, path: at === '/' ? normal : normal.slice(at.length) || '/' };
     }
     throw new FileError('ENODEV', 'open', path, { detail: 'nothing is mounted there' });
+  }
+
+  /** As `at`, once nothing is expected any more to be mounted above `path`. */
+  async find(path: string): Promise<{ fileSystem: FileSystem; path: string }> {
+    const expected = this.#expected;
+    if (expected !== undefined && isBelow(posix.normalize(path), expected.at)) {
+      this.#blocked();
+      await expected.mounted;
+    }
+    return this.at(path);
   }
 
   open(path: string, flags?: string | number, mode?: number): Promise<FileHandle> {
@@ -106,7 +134,7 @@ export class Namespace {
   }
 
   async realpath(path: string): Promise<string> {
-    const { fileSystem, path: inside } = this.at(path);
+    const { fileSystem, path: inside } = await this.find(path);
     const mount = this.#mounts.find((candidate) => candidate.fileSystem === fileSystem)!;
     return posix.join(mount.at, await fileSystem.realpath(inside));
   }
@@ -150,7 +178,7 @@ export class Namespace {
   }
 
   async #on<T>(path: string, body: (fileSystem: FileSystem, path: string) => Promise<T>): Promise<T> {
-    const found = this.at(path);
+    const found = this.#expected === undefined ? this.at(path) : await this.find(path);
     return body(found.fileSystem, found.path);
   }
 
@@ -160,8 +188,8 @@ export class Namespace {
     to: string,
     body: (fileSystem: FileSystem, from: string, to: string) => Promise<T>,
   ): Promise<T> {
-    const a = this.at(from);
-    const b = this.at(to);
+    const a = await this.find(from);
+    const b = await this.find(to);
     if (a.fileSystem !== b.fileSystem) throw new FileError('EXDEV', syscall, from, { dest: to });
     return body(a.fileSystem, a.path, b.path);
   }

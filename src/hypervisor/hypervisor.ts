@@ -259,12 +259,9 @@ export class Hypervisor implements HypervisorSurface {
   }
 
   async #attachDisks(partition: Partition, applicationDisk: boolean): Promise<void> {
-    const exports: Record<string, string> = {};
-    for (const disk of partition.config.disks) {
-      if (disk.role === 'application' && !applicationDisk) continue;
-      await this.#addDisk(partition, disk);
-      exports[disk.role] = diskId(partition.id, disk.role);
-    }
+    const disks = partition.config.disks.filter(({ role }) => role !== 'application' || applicationDisk);
+    await Promise.all(disks.map((disk) => this.#addDisk(partition, disk)));
+    const exports = Object.fromEntries(disks.map(({ role }) => [role, diskId(partition.id, role)]));
     await this.#disks.execute('serve', { socket: this.paths.nbd(partition.id), exports });
   }
 

@@ -105,8 +105,13 @@ test(
     assert.is((await refusal(hypervisor.inject('B', 'system', []))).code, 'still-running');
     await hypervisor.restartPartition('B');
     assert.equal((await hypervisor.control('B').patchResults()).results, []);
+    assert.is((await hypervisor.control('B').loadApplication(10_000)).state, 'waits-for-disk');
+    const { phase, listening } = await hypervisor.control('B').status();
+    assert.equal([phase, listening], ['starting', []], 'it waits at its first look at the application disk');
+    assert.is((await refusal(hypervisor.control('B').loadApplication(10_000))).code, 'wrong-phase');
     await hypervisor.exportApplicationDisk('B', true);
     assert.equal((await hypervisor.control('B').startApplication()).listening, [80]);
+    assert.is((await refusal(hypervisor.control('B').startApplication())).code, 'wrong-phase');
     assert.is((await ask('B-net1', ADDRESS, '/version')).text, '{"name":"ledger","version":"1.0.1"}');
     assert.is(
       (await ask('B-net1', ADDRESS, '/reports/..%2f..%2f..%2fetc%2fchangeover%2fguest.json')).status,

@@ -67,6 +67,7 @@ for (const step of process.env['SOAK'] === '1'
 
 /** Steps of the cut at whose beginning the control process is killed. */
 const CUT_POINTS: readonly (readonly ['hold' | 'overlap' | 'drain', string, 'H7'?])[] = [
+  ['hold', 'load-application'],
   ['hold', 'hold-new-requests'],
   ['hold', 'complete-accepted-requests'],
   ['hold', 'take-connections'],

@@ -50,6 +50,7 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
     },
     'changeover-status': () => guest.status(),
     'changeover-patch-results': () => guest.patchResults,
+    'changeover-application-load': ({ limitMs }) => guest.loadApplication(limitMs),
     'changeover-application-start': ({ timeoutMs }) => guest.startApplication(timeoutMs),
     'changeover-address-take': ({ address, gateway }) => {
       guest.network.take(address, gateway);
@@ -64,7 +65,9 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       guest.network.announce();
       return {};
     },
-    'changeover-quiesce': ({ budgetMs, all }) => guest.quiesce(budgetMs, all === true),
+    'changeover-quiesce': ({ budgetMs, all, freeze }) =>
+      guest.quiesce(budgetMs, all === true, freeze === true),
+    'changeover-freeze-idle': ({ most }) => guest.network.freezeIdle(most),
     'changeover-resume': ({ reclaim }) => ({ reclaimed: guest.resume(reclaim === true) }),
     'changeover-connections-export': async ({ barrier, timeoutMs, flows }) => ({
       connections: await guest.exportConnections(barrier, timeoutMs, flows),

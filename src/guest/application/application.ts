@@ -1,11 +1,12 @@
 /**
  * The application: an unmodified Node program from the system disk, its data on the application disk. `prepare` unpacks it
- * while nobody waits; `start` runs it and returns when it listens. A program is run once per boot: modules cannot be
+ * while nobody waits; `load` begins to run it, `serve` returns when it listens. A program is run once per boot: modules cannot be
  * unloaded, so what failed to start is started again by a restart of the partition.
  */
 import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import type { LoadState } from '../../channel/index.ts';
 import { messageOf } from '../../common/index.ts';
 import type { GuestConfiguration } from '../configuration.ts';
 import type { GuestConsole } from '../console.ts';
@@ -34,6 +35,8 @@ export class Application {
   readonly #options: ApplicationOptions;
   #shim: ProcessShim | undefined;
   #started = false;
+  /** Rejects when the program cannot go on. */
+  #failed: Promise<never> = new Promise(() => {});
   #ended: string | undefined;
 
   constructor(options: ApplicationOptions) {
@@ -61,8 +64,12 @@ export class Application {
     );
   }
 
-  /** Throws GuestError `no-application`, `started-already`, `application-failed`, `timeout`. */
-  async start(timeoutMs: number): Promise<number[]> {
+  /**
+   * Runs the program until it listens, has been evaluated or waits for its disk, at most `limitMs`; it goes on after that.
+   * `blocked`: resolves when it asks for something on a disk that is not mounted yet.
+   * Throws GuestError `no-application`, `started-already`, `application-failed`.
+   */
+  async load(limitMs: number, blocked: Promise<void>): Promise<LoadState> {
     const { configuration, hostname, scratch, listening } = this.#options;
     const entry = configuration.application;
     if (entry === undefined) {
@@ -77,10 +84,10 @@ export class Application {
     }
     this.#started = true;
     let failed: (error: GuestError) => void = () => {};
-    const failure = new Promise<never>((_resolve, reject) => {
+    this.#failed = new Promise<never>((_resolve, reject) => {
       failed = reject;
     });
-    failure.catch(() => {});
+    this.#failed.catch(() => {});
     this.#shim = installProcessShim(
       { entry, arguments: configuration.arguments, environment: configuration.environment, hostname },
       (reason) => {
@@ -93,21 +100,43 @@ export class Application {
     const folder = scratch.host(dirname(entry));
     mkdirSync(folder, { recursive: true });
     process.chdir(folder);
-    const loaded = import(pathToFileURL(scratch.host(entry)).href).then(
-      () => new Promise<never>(() => {}),
-      (error): never => {
-        throw this.#failure('application-failed', `the application could not be loaded: ${messageOf(error)}`);
+    const evaluated = import(pathToFileURL(scratch.host(entry)).href).then(
+      () => 'evaluated' as const,
+      (error) => {
+        failed(
+          this.#failure('application-failed', `the application could not be loaded: ${messageOf(error)}`),
+        );
+        return this.#failed;
       },
     );
-    loaded.catch(() => {});
+    evaluated.catch(() => {});
+    let timer: NodeJS.Timeout | undefined;
+    const expired = new Promise<'loading'>((resolve) => {
+      timer = setTimeout(() => resolve('loading'), limitMs);
+    });
+    try {
+      return await Promise.race([
+        listening().then(() => 'listening' as const),
+        blocked.then(() => 'waits-for-disk' as const),
+        evaluated,
+        this.#failed,
+        expired,
+      ]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** When it listens; `leftMs` of `timeoutMs` are left for it. Throws GuestError `application-failed`, `timeout`. */
+  async serve(timeoutMs: number, leftMs: number): Promise<number[]> {
     let timer: NodeJS.Timeout | undefined;
     const expired = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(() => {
         reject(this.#failure('timeout', `the application does not listen after ${timeoutMs} ms`));
-      }, timeoutMs);
+      }, leftMs);
     });
     try {
-      return await Promise.race([listening(), loaded, failure, expired]);
+      return await Promise.race([this.#options.listening(), this.#failed, expired]);
     } finally {
       clearTimeout(timer);
     }

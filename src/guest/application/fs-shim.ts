@@ -117,10 +117,10 @@ function promiseFace(tree: Namespace, at: (path: Path) => string) {
     },
     stat: (path: Path) => tree.stat(at(path)),
     lstat: (path: Path) => tree.lstat(at(path)),
-    statfs: (path: Path) => tree.at(at(path)).fileSystem.statfs(),
+    statfs: async (path: Path) => (await tree.find(at(path))).fileSystem.statfs(),
     readdir: async (path: Path, options?: Options<{ withFileTypes?: boolean; recursive?: boolean }>) => {
       const more = typeof options === 'object' && options !== null ? options : {};
-      const { fileSystem, path: inside } = tree.at(at(path));
+      const { fileSystem, path: inside } = await tree.find(at(path));
       return more.withFileTypes === true
         ? fileSystem.readdir(inside, { ...more, withFileTypes: true })
         : fileSystem.readdir(inside, { recursive: more.recursive === true });

@@ -164,6 +164,10 @@ export class Network {
     return this.#tracker.quiesce(budgetMs, all);
   }
 
+  freezeIdle(most: number): Result<'changeover-freeze-idle'> {
+    return { idle: this.#tracker.freezeIdle(most) };
+  }
+
   async windDown(
     flows: readonly FlowName[],
     barrier: Barrier | undefined,

@@ -126,6 +126,10 @@ export class ControlProgram {
     return this.execute('changeover-patch-results', {});
   }
 
+  loadApplication(limitMs: number): Promise<Result<'changeover-application-load'>> {
+    return this.execute('changeover-application-load', { limitMs }, limitMs + MARGIN_MS);
+  }
+
   startApplication(timeoutMs = MEDIUM_MS): Promise<Result<'changeover-application-start'>> {
     return this.execute('changeover-application-start', { timeoutMs }, timeoutMs + MARGIN_MS);
   }
@@ -149,8 +153,13 @@ export class ControlProgram {
     await this.execute('changeover-announce', {});
   }
 
-  quiesce(budgetMs: number, all = false): Promise<Result<'changeover-quiesce'>> {
-    return this.execute('changeover-quiesce', { budgetMs, ...(all ? { all } : {}) }, budgetMs + MARGIN_MS);
+  quiesce(budgetMs: number, all = false, freeze = false): Promise<Result<'changeover-quiesce'>> {
+    const how = { ...(all ? { all } : {}), ...(freeze ? { freeze } : {}) };
+    return this.execute('changeover-quiesce', { budgetMs, ...how }, budgetMs + MARGIN_MS);
+  }
+
+  freezeIdle(most: number): Promise<Result<'changeover-freeze-idle'>> {
+    return this.execute('changeover-freeze-idle', { most });
   }
 
   windDown(

@@ -296,6 +296,22 @@ export class RequestTracker {
     };
   }
 
+  /**
+   * Freezes at most `most` connections that are idle now, and no other. Another call takes others first, so that one that
+   * cannot be moved keeps nobody from being moved. Undone by `resume`.
+   */
+  freezeIdle(most: number): Flow[] {
+    const chosen = this.#open()
+      .filter((track) => track.state === 'idle' && !track.socket.destroyed)
+      .slice(0, most);
+    for (const track of chosen) {
+      track.freeze();
+      this.#tracks.delete(track);
+      this.#tracks.add(track);
+    }
+    return chosen.filter((track) => track.socket.frozen).map((track) => track.flow);
+  }
+
   /** Frozen connections are read again. */
   resume(): void {
     this.#freezing = false;

@@ -7,6 +7,8 @@ import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
 const CUT_TIMEOUT_MS = 30_000;
+/** A program that is not done loading by then goes on loading within the pause. */
+const LOAD_MS = 5_000;
 
 /** At one instant: writes stop, the last delta is reflected, the old disk is fenced. */
 export function cutApplicationDisk(move: Move): Step {
@@ -17,9 +19,10 @@ export function cutApplicationDisk(move: Move): Step {
     do: async (): Promise<Facts | undefined> => {
       if (!move.record.hasApplicationDisk) return { skipped: 'no application disk' };
       const control = move.fromIsDead ? undefined : env.hypervisor.control(from);
+      const freezing = move.isFrozen ? undefined : control?.freezeFileSystems();
       const source = move.applicationDisk(from);
       await Promise.all([
-        control?.freezeFileSystems(),
+        freezing,
         env.disks.execute('fence', { id: move.applicationDisk(to), mode: 'none' }),
       ]);
       // Nothing waits for the thaw: what the old partition writes then meets the fence.
@@ -114,6 +117,27 @@ export function carrySystemFiles(move: Move): Step[] {
         move.carried = files.map(({ path }) => path);
         return { files: move.carried };
       },
+    },
+  ];
+}
+
+/**
+ * The new active's program is run as far as it comes without its disk, before anybody waits: what does not load is found here.
+ * Its port is isolated. Files that are carried to its system disk come later than that, so with them nothing is loaded early.
+ */
+export function loadApplication(move: Move, figure = '1304'): Step[] {
+  const { env, to } = move;
+  const { carry = [] } = env.policy;
+  if (carry.length > 0) return [];
+  return [
+    {
+      name: 'load-application',
+      figure,
+      do: async () => {
+        const { state, durationMs } = await env.hypervisor.control(to).loadApplication(LOAD_MS);
+        return { state, loadMs: durationMs };
+      },
+      undo: () => ensureStopped(env, to),
     },
   ];
 }

@@ -1,6 +1,6 @@
 /**
  * After a cut: connections that the old partition still has. Those between two requests are handed over with their TCP
- * state, so that keep-alive clients stay connected; those with a request in flight are finished by the old partition and
+ * state, a few at a time so that nobody waits for many, and keep-alive clients stay connected; those with a request in flight are finished by the old partition and
  * handed over when they are idle. Ends when no flow is steered any more, or at the deadline with the names of the rest.
  */
 import type { ConnectionState, FlowName } from '../../channel/index.ts';
@@ -8,6 +8,8 @@ import { messageOf } from '../../common/index.ts';
 import type { Move } from './move.ts';
 
 const ROUND_MS = 200;
+/** Connections that wait at the same time while they are moved: the more there are, the longer each waits. */
+const BATCH = 8;
 /** In every so many rounds requests by UDP wait for the answers that are due, at most so long, ms. */
 const WAITING_EVERY = 10;
 const ANSWERS_DUE_MS = 1_000;
@@ -22,12 +24,12 @@ export interface DrainResult {
   readonly abandoned: FlowName[];
 }
 
-/** Moves what is idle now; returns how many connections moved. */
+/** Moves some of what is idle now; returns how many connections moved. */
 export async function handOverIdle(move: Move): Promise<number> {
   const { env, from, to } = move;
   const { mux, hypervisor } = env;
   const old = hypervisor.control(from);
-  const { idle } = await old.quiesce(0);
+  const { idle } = await old.freezeIdle(BATCH);
   if (idle.length === 0) {
     await old.resume();
     return 0;
@@ -97,9 +99,11 @@ export async function drain(
   for (let round = 0; !stopped(); round++) {
     const late = clock.nowMs() >= untilMs;
     try {
-      const moved = await handOverIdle(move);
-      handedOver += moved;
-      if (moved > 0) onMoved(moved);
+      for (let moved = 1; moved > 0 && !stopped(); ) {
+        moved = await handOverIdle(move);
+        handedOver += moved;
+        if (moved > 0) onMoved(moved);
+      }
       await moveDatagrams(move, round % WAITING_EVERY === WAITING_EVERY - 1 || late);
       if (late) await endSilent(move);
     } catch (error) {

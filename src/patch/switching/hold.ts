@@ -3,6 +3,7 @@
  * instead of refused.
  *
  *                               H6          H7
+ *   load-application           1304        1506   the new active's program runs as far as it comes without its disk; nobody waits
  *   hold-new-requests          1301        1501   SYNs and first datagrams wait in the mux
  *   complete-accepted-requests 1302        1502   idle connections are frozen; requests complete, or those that may write
  *   hold-connections                              everything of the address waits, except draining flows; a barrier follows
@@ -10,7 +11,7 @@
  *   cut-application-disk        905         905   last delta, fence
  *   start-reverse-log
  *   carry-system-files                            what the administrator named and was written since the system disk's cut
- *   start-application          1304        1506   the new active mounts the disk and starts the application
+ *   start-application          1304        1506   the new active mounts the disk; its application goes on and listens
  *   check-standby-service      1304        1506   healthy over the private path
  *   alter-own-address                      1503   H7: the old partition takes the second address,
  *   request-address                        1504   and the new one, asked through the control program, the service address
@@ -27,7 +28,13 @@
 import { reach } from '../../common/index.ts';
 import { PatchError } from '../errors.ts';
 import type { CutPlan, Stage, Step } from '../run/step.ts';
-import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import {
+  carrySystemFiles,
+  cutApplicationDisk,
+  loadApplication,
+  startApplication,
+  startReverseLog,
+} from './disks.ts';
 import type { Move, SwitchCommand } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
@@ -95,6 +102,7 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
   };
 
   const reversible: Stage[] = [
+    ...loadApplication(move, figure('1304', '1506')),
     {
       name: 'hold-new-requests',
       figure: figure('1301', '1501'),
@@ -118,9 +126,11 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       figure: figure('1302', '1502'),
       do: async () => {
         if (move.fromIsDead) return { skipped: `${from} does not run` };
-        const quiesced = await hypervisor.control(from).quiesce(options.budgetMs, all);
+        const freeze = move.record.hasApplicationDisk;
+        const quiesced = await hypervisor.control(from).quiesce(options.budgetMs, all, freeze);
         if (quiesced.unfinished.length > 0)
           throw unfinished(move, quiesced.unfinished, all, options.budgetMs);
+        move.isFrozen = freeze;
         move.draining = quiesced.draining;
         move.idle = quiesced.idle;
         return {
@@ -131,7 +141,8 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       },
       // The guest itself has kept what was taken from it.
       undo: async () => {
-        await hypervisor.control(from).resume({ reclaim: true });
+        const old = hypervisor.control(from);
+        await Promise.all([old.resume({ reclaim: true }), old.thawFileSystems()]);
       },
     },
     {
@@ -179,9 +190,8 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       figure: figure('1303', ''),
       do: async () => {
         move.persistRole();
-        await move.attach();
+        await Promise.all([move.attach(), findDatagrams(move)]);
         reach('switch.port-attached');
-        await findDatagrams(move);
         const { steered, also = [] } = await mux.execute('switch', holdSwitch(move));
         reach('switch.acted');
         if (exchange) await move.pathsOfSeconds();

@@ -43,6 +43,8 @@ export class Move {
   unanswered = 0;
   /** Files of the system disk that were carried along. */
   carried: string[] = [];
+  /** File systems of the old partition stand still since its requests were complete. */
+  isFrozen = false;
   /** It does not answer, and has been ended: nothing is asked of it, its disk is taken as it is. */
   fromIsDead = false;
 

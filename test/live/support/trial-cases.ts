@@ -23,6 +23,7 @@ const PAIRS = ['kill@mux+kill', 'kill@block+kill', 'kill@A+kill@mux', 'kill@B+ki
 
 /** Steps that are short and follow each other: before, in, after each. */
 const HOLD = [
+  'load-application',
   'hold-new-requests',
   'complete-accepted-requests',
   'hold-connections',
@@ -56,6 +57,7 @@ const ROLLBACK = [
   'stop-old',
   'boot-old',
   'replay-reverse-log',
+  'load-application',
   'hold-connections',
   'cut-application-disk',
   'start-application',
@@ -105,7 +107,8 @@ const HANDLED = [
   'guest.handled.changeover-connections-export',
   'guest.handle.changeover-application-start',
   'guest.handled.changeover-application-start',
-  'guest.handled.guest-fsfreeze-freeze',
+  'guest.handled.changeover-application-load',
+  'guest.handled.guest-fsfreeze-thaw',
   'guest.handle.changeover-connections-import',
 ];
 

@@ -296,6 +296,46 @@ tracker(
   }),
 );
 
+tracker(
+  'a few at a time: the others go on being read, the next ones are others, busy ones are left alone',
+  within(async () => {
+    const watching = new RequestTracker();
+    const faces = pair({ onConnection: watching.onConnection });
+    const held: http.ServerResponse[] = [];
+    const server = http.createServer((request, response) => {
+      if (request.url === '/hold') held.push(response);
+      else response.end(`${request.url}\n`);
+    });
+    faces.server.listen(server, { port: 80 });
+    const clients = Array.from({ length: 4 }, () => connectOn(faces.client, { host: SERVER, port: 80 }));
+    const texts = clients.map(() => '');
+    for (const [i, client] of clients.entries()) {
+      client.on('data', (chunk: Buffer) => {
+        texts[i] += chunk.toString();
+      });
+    }
+    await eventually('all are tracked', () => watching.connections().length === 4);
+    clients[3]!.write('GET /hold HTTP/1.1\r\nHost: x\r\n\r\n');
+    await eventually('one is busy', () => held.length === 1);
+    const first = watching.freezeIdle(2).map((flow) => flow.remotePort);
+    assert.is(first.length, 2);
+    const isFirst = (client: StackSocket) => first.includes(client.localPort!);
+    const index = clients.findIndex((client, i) => i !== 3 && !isFirst(client));
+    const frozen = clients.findIndex(isFirst);
+    for (const i of [index, frozen]) clients[i]!.write(`GET /from-${i} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await eventually('who was not taken is answered', () => texts[index]!.includes(`/from-${index}`));
+    assert.not.ok(texts[frozen]!.includes('/from'), 'who was taken waits');
+    watching.resume();
+    await eventually('and is answered afterwards', () => texts[frozen]!.includes(`/from-${frozen}`));
+    await eventually('idle', () => watching.connections().filter((c) => c.requests === 'idle').length === 3);
+    const next = watching.freezeIdle(1).map((flow) => flow.remotePort);
+    assert.equal(next, [clients[index]!.localPort], 'who was not taken before comes first');
+    watching.resume();
+    assert.is(watching.freezeIdle(10).length, 3, 'the busy one never');
+    faces.close();
+  }),
+);
+
 /** A server that answers each line with its length, and one client. */
 async function lines(stateless: boolean) {
   const watching = new RequestTracker({ stateless });

@@ -285,6 +285,11 @@ export class World {
       patchResults: () => command('patch-results', () => ({ results: [], table: '' })),
       freezeFileSystems: () => command('freeze', () => this.#freeze(guest, true)),
       thawFileSystems: () => command('thaw', () => this.#freeze(guest, false)),
+      loadApplication: () =>
+        command('load-application', () => {
+          if (guest.phase !== 'ready') throw new WorldError('wrong-phase', `${id} is ${guest.phase}`);
+          return { state: 'waits-for-disk', durationMs: 10 };
+        }),
       startApplication: () =>
         command(
           'start-application',
@@ -296,7 +301,10 @@ export class World {
           },
           20,
         ),
-      quiesce: (budgetMs: number) => command('quiesce', () => this.#quiesce(guest, budgetMs)),
+      quiesce: (budgetMs: number, _all: boolean, freeze = false) =>
+        command('quiesce', () => this.#quiesce(guest, budgetMs, freeze)),
+      freezeIdle: (most: number) =>
+        command('freeze-idle', () => ({ idle: [...guest.connections].slice(0, most).map(flowOf) })),
       resume: ({ reclaim = false } = {}) => command('resume', () => this.#resume(id, reclaim)),
       exportConnections: ({ flows }: { flows?: { remotePort: number }[] }) =>
         command('export', () => this.#exportConnections(guest, flows)),
@@ -310,12 +318,13 @@ export class World {
     return 1;
   }
 
-  async #quiesce(guest: Guest, budgetMs: number): Promise<object> {
+  async #quiesce(guest: Guest, budgetMs: number, freeze: boolean): Promise<object> {
     if (guest.phase === 'serving') guest.phase = 'frozen';
     const untilMs = this.clock.nowMs() + budgetMs;
     while (guest.busy > 0 && this.clock.nowMs() < untilMs) await this.sleep(1);
     const idle = [...guest.connections].map(flowOf);
     const unfinished = guest.busy > 0 ? ['a request'] : [];
+    if (freeze && unfinished.length === 0) guest.frozenFileSystems = true;
     return { unfinished, draining: [], idle, waitedMs: 1 };
   }
 
