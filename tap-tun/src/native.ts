@@ -66,7 +66,7 @@ export const OpenFlag = {
 export const Attribute = { mtu: 0, txQueueLength: 1, up: 2, running: 3 } as const;
 
 /** TAKES_* of src/native/shortcuts.c. */
-export const Takes = { checksum: 1, tso4: 2, tso6: 4 } as const;
+export const Takes = { checksum: 1, tso4: 2, tso6: 4, uso: 8 } as const;
 
 /** Bytes that one read may need, as SLOT in device.h: a batch buffer holds at least one such. */
 export const SLOT_BYTES = 65_664;

@@ -59,6 +59,11 @@ export interface ShortcutTerms {
   readonly checksum: boolean;
   readonly tso4: boolean;
   readonly tso6: boolean;
+  /**
+   * UDP datagrams of one flow that were read one after the other may leave as one packet to be segmented (gso_type 5); the
+   * receiver must make the same datagrams of it. A kernel without that refuses the first, and then gets none.
+   */
+  readonly uso: boolean;
 }
 
 /** Small enough for what was read to be in the processor's cache still when it is written. */
@@ -164,7 +169,10 @@ export class PacketDevice implements Disposable {
     terms: ShortcutTerms,
   ): boolean {
     const takes =
-      (terms.checksum ? Takes.checksum : 0) | (terms.tso4 ? Takes.tso4 : 0) | (terms.tso6 ? Takes.tso6 : 0);
+      (terms.checksum ? Takes.checksum : 0) |
+      (terms.tso4 ? Takes.tso4 : 0) |
+      (terms.tso6 ? Takes.tso6 : 0) |
+      (terms.uso ? Takes.uso : 0);
     try {
       const { longest } = terms;
       return this.#native.addShortcut(this.#device, to.#device, buffer, offset, length, longest, takes);

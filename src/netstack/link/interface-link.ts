@@ -63,6 +63,8 @@ export interface InterfaceLinkOptions<D extends InterfaceDevice> {
   readonly checksum: boolean;
   readonly tcp4Segmentation: boolean;
   readonly tcp6Segmentation: boolean;
+  /** The kernel cuts UDP trains that other devices make of datagrams for this one (`ShortcutTerms.uso`). */
+  readonly udpTrains: boolean;
   readonly large: boolean;
   /** Told once when the interface is gone (deleted from outside); transmitted packets are dropped from then on. */
   readonly onGone?: ((error: TapLinkError) => void) | undefined;
@@ -97,7 +99,7 @@ export class InterfaceLink<D extends InterfaceDevice = InterfaceDevice> implemen
 
   /** Takes the device over. */
   constructor(options: InterfaceLinkOptions<D>) {
-    const { device, mtu, checksum, tcp4Segmentation, tcp6Segmentation, large } = options;
+    const { device, mtu, checksum, tcp4Segmentation, tcp6Segmentation, udpTrains, large } = options;
     this.device = device;
     this.name = device.name;
     this.mtu = mtu;
@@ -105,7 +107,7 @@ export class InterfaceLink<D extends InterfaceDevice = InterfaceDevice> implemen
     const maxPacket = large ? MAX_PACKET_BYTES : VNET_HDR_LEN + ETHERNET_HEADER_BYTES + TAG_BYTES + mtu;
     this.offload = { checksum, tcp4Segmentation, tcp6Segmentation, maxPacket };
     const longest = mtu + ETHERNET_HEADER_BYTES + TAG_BYTES;
-    this.#terms = { longest, checksum, tso4: tcp4Segmentation, tso6: tcp6Segmentation };
+    this.#terms = { longest, checksum, tso4: tcp4Segmentation, tso6: tcp6Segmentation, uso: udpTrains };
     this.device.onWritable = () => this.#room();
     this.device.onError = (error) => this.#lost(error);
   }

@@ -125,7 +125,13 @@ export class NicLink implements LinkDevice {
           values: { name, mtu, most },
         });
       }
-      const features = { checksum: large, tcp4Segmentation: large, tcp6Segmentation: large, large };
+      const features = {
+        checksum: large,
+        tcp4Segmentation: large,
+        tcp6Segmentation: large,
+        udpTrains: false,
+        large,
+      };
       return new InterfaceLink({ device, mtu: mtu ?? this.mtu ?? device.mtu, ...features });
     } catch (error) {
       throw linkError(error);

@@ -45,6 +45,7 @@ export class TapLink extends InterfaceLink<TapDevice> {
       checksum: offload,
       tcp4Segmentation: device.offload.tso4,
       tcp6Segmentation: device.offload.tso6,
+      udpTrains: offload,
       large: offload,
       onGone: options.onGone,
     });

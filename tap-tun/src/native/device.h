@@ -9,7 +9,7 @@
  *              goes in the loop's close phase, the struct when both that and the finalizer are through
  *
  * device.c has this life, reader.c what the poll wakes, writer.c what JavaScript sends, shortcuts.c what passes from one device
- * to another without JavaScript, interface.c the network interface behind a device, addon.c opens devices and exports it all.
+ * to another without JavaScript, join.c what does so in one write, interface.c the network interface behind a device, addon.c opens devices and exports it all.
  */
 #ifndef TAP_TUN_DEVICE_H
 #define TAP_TUN_DEVICE_H
@@ -42,7 +42,11 @@ enum counter {
   COUNTERS
 };
 
+/* Frames start at multiples of this in a batch buffer: with a 10-byte vnet header the IP header is 8-byte aligned. */
+#define ALIGN 8u
+
 struct shortcut;
+struct train;
 
 struct device {
   napi_env env;
@@ -66,6 +70,8 @@ struct device {
   struct device *next, **link; /* list of this thread's open devices */
   struct shortcut *shortcuts; /* a table, or NULL before the first one */
   uint32_t generation;        /* of the shortcuts that hold; never 0 */
+  struct train *train;        /* datagrams that this device has read and that are to leave together; NULL before the first */
+  bool refuses_trains;        /* the kernel behind this device does not know such packets */
   double counters[COUNTERS];
 };
 
@@ -109,10 +115,28 @@ enum write_result write_frame(struct device *d, const uint8_t *data, size_t leng
 
 /* ---- shortcuts.c ---- */
 
-/* The device to which a shortcut has passed a frame that `from` has just read; NULL: the frame is JavaScript's. */
-struct device *pass_on(struct device *from, const uint8_t *data, size_t length);
+/* The shortcut that a frame which `from` has just read takes; NULL: the frame is JavaScript's. */
+const struct shortcut *shortcut_of(struct device *from, const uint8_t *data, size_t length);
+/* Writes the frame to where its shortcut leads. That device, or NULL: not taken, the frame is JavaScript's. */
+struct device *pass_on(struct device *from, const struct shortcut *s, const uint8_t *data, size_t length);
+/* The device to which the frame may go in a train, or NULL. */
+struct device *train_to(const struct shortcut *s);
 /* The device is being closed: no shortcut leads from it or to it any more. */
 void leave_shortcuts(struct device *d);
+
+/* ---- join.c ---- */
+
+/* Begins a train with a frame that has just been read and takes the shortcut. False: it cannot be in one. There is no other train. */
+bool begin_train(struct device *from, const struct shortcut *s, const uint8_t *frame, size_t length);
+/* Adds the frame to the train. False: there is none, or this is not its next datagram. */
+bool continue_train(struct device *from, const struct shortcut *s, const uint8_t *frame, size_t length);
+bool has_train(const struct device *from);
+/* Nothing can be added. */
+bool train_is_full(const struct device *from);
+/* Writes the train. The device that has it, or NULL: not taken, the train is still there and has to be unpacked. */
+struct device *send_train(struct device *from);
+/* Puts the datagrams of the train into a batch, behind *used, as they were read: at most SLOT bytes. How many. */
+uint32_t unpack_train(struct device *from, uint8_t *data, size_t *used, uint32_t *index);
 
 /* ---- functions for JavaScript ---- */
 

@@ -54,53 +54,88 @@ static ssize_t receive_frame(struct device *d, uint8_t *data, size_t size) {
   return length + 4;
 }
 
-/*
- * Reads frames until the queue is empty or the batch is full. Frames that take a shortcut leave no trace in the batch, but count
- * for it; with the first one that does not, the others have to wait behind it. Returns how many there are for JavaScript, sets
- * *err to a fatal errno or 0, *passed_to to the device that the last shortcut led to or NULL.
- */
-static uint32_t drain(struct device *d, uint8_t *data, size_t size, uint32_t *index, size_t pairs, int *err,
-                      struct device **passed_to) {
-  size_t used = 0, passed_bytes = 0;
-  uint32_t count = 0, passed = 0;
+/* What one wake-up has read: `count` frames for JavaScript in `data`, with their places in `index`; the other `passed` took shortcuts. */
+struct batch {
+  uint8_t *data;
+  size_t size, used;
+  uint32_t *index;
+  size_t pairs;
+  uint32_t count, passed;
+  struct device *passed_to; /* where the last shortcut led, or NULL */
+};
 
-  *err = 0;
-  *passed_to = NULL;
-  while (count + passed < pairs && size - used >= SLOT && passed_bytes < SHORTCUT_BYTES) {
-    const ssize_t length = d->packet ? receive_frame(d, data + used, SLOT) : read(d->fd, data + used, SLOT);
+static void send_or_unpack(struct device *d, struct batch *b) {
+  struct device *to = send_train(d);
+
+  if (to != NULL) {
+    b->passed_to = to;
+    return;
+  }
+  b->count = unpack_train(d, b->data, &b->used, b->index);
+  b->passed -= b->count;
+}
+
+/* Whether the frame went where a shortcut leads, or is in a train that will. */
+static bool took_shortcut(struct device *d, struct batch *b, const uint8_t *frame, size_t length) {
+  /* With the first frame that takes none the others have to wait behind it. */
+  const struct shortcut *s = b->count == 0 ? shortcut_of(d, frame, length) : NULL;
+  struct device *to;
+
+  if (s != NULL && continue_train(d, s, frame, length)) {
+    if (train_is_full(d)) send_or_unpack(d, b);
+    return true;
+  }
+  if (has_train(d)) send_or_unpack(d, b);
+  if (s == NULL || b->count > 0) return false;
+  /* The first frame goes at once. Where there is room for one frame only, a train could not be unpacked before the next. */
+  if (b->passed > 1 && b->size >= 2 * SLOT && begin_train(d, s, frame, length)) return true;
+  to = pass_on(d, s, frame, length);
+  if (to != NULL) b->passed_to = to;
+  return to != NULL;
+}
+
+/* Reads frames until the queue is empty or the batch is full. Frames that take a shortcut count for it. A fatal errno, or 0. */
+static int drain(struct device *d, struct batch *b) {
+  size_t passed_bytes = 0;
+  int err = 0;
+
+  while (b->count + b->passed < b->pairs && b->size - b->used >= SLOT && passed_bytes < SHORTCUT_BYTES) {
+    /* A train may have to be unpacked in front of this frame. */
+    uint8_t *frame = b->data + (has_train(d) ? SLOT : b->used);
+    const ssize_t length = d->packet ? receive_frame(d, frame, SLOT) : read(d->fd, frame, SLOT);
     if (length > 0) {
-      struct device *to = count == 0 ? pass_on(d, data, (size_t)length) : NULL;
-      if (to != NULL) {
-        d->counters[RX_BYTES] += (double)length;
+      d->counters[RX_FRAMES]++;
+      d->counters[RX_BYTES] += (double)length;
+      b->passed++;
+      if (took_shortcut(d, b, frame, (size_t)length)) {
         passed_bytes += (size_t)length;
-        passed++;
-        *passed_to = to;
         continue;
       }
-      index[2 * count] = (uint32_t)used;
-      index[2 * count + 1] = (uint32_t)length;
-      count++;
-      d->counters[RX_BYTES] += (double)length;
-      used = (used + (size_t)length + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-      if (used > size) break;
+      b->passed--;
+      if (frame != b->data + b->used) memmove(b->data + b->used, frame, (size_t)length);
+      b->index[2 * b->count] = (uint32_t)b->used;
+      b->index[2 * b->count + 1] = (uint32_t)length;
+      b->count++;
+      b->used = (b->used + (size_t)length + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+      if (b->used > b->size) break;
       continue;
     }
     if (length == 0) { /* a wrapped socket whose peer is gone; TUN and packet sockets never return 0 */
-      *err = EPIPE;
+      err = EPIPE;
       break;
     }
     if (errno == EINTR) continue;
     if (errno == EAGAIN) break;
     if (is_fatal(errno)) {
-      *err = errno;
+      err = errno;
       break;
     }
     d->counters[RX_ERRORS]++; /* ENETDOWN and the like: the condition was consumed by this read */
     break;
   }
-  d->counters[RX_FRAMES] += passed + count;
-  if (count > 0) d->counters[RX_BATCHES]++;
-  return count;
+  if (has_train(d)) send_or_unpack(d, b);
+  if (b->count > 0) d->counters[RX_BATCHES]++;
+  return err;
 }
 
 /* Reads and calls back as the events say. The device to which frames took shortcuts, if JavaScript was not called. */
@@ -108,22 +143,25 @@ static struct device *serve(struct device *d, int status, int events) {
   napi_env env = d->env;
   napi_handle_scope scope;
   napi_value callback, global, buffer, index, arguments[3], result;
-  uint32_t count = 0;
+  struct batch b = {0};
   int err = 0;
   bool writable = false;
-  struct device *passed_to = NULL;
 
   if (d->closed || napi_open_handle_scope(env, &scope) != napi_ok) return NULL;
   if (d->reading && (status < 0 || (events & TT_UV_READABLE))) {
     void *data = NULL, *pairs = NULL;
-    size_t size = 0, words = 0;
+    size_t words = 0;
     if (napi_get_reference_value(env, d->buffer, &buffer) == napi_ok && buffer != NULL &&
         napi_get_reference_value(env, d->index, &index) == napi_ok && index != NULL &&
-        napi_get_typedarray_info(env, buffer, NULL, &size, &data, NULL, NULL) == napi_ok &&
-        napi_get_typedarray_info(env, index, NULL, &words, &pairs, NULL, NULL) == napi_ok && size >= SLOT && words >= 2)
-      count = drain(d, data, size, pairs, words / 2, &err, &passed_to);
-    else
+        napi_get_typedarray_info(env, buffer, NULL, &b.size, &data, NULL, NULL) == napi_ok &&
+        napi_get_typedarray_info(env, index, NULL, &words, &pairs, NULL, NULL) == napi_ok && b.size >= SLOT && words >= 2) {
+      b.data = data;
+      b.index = pairs;
+      b.pairs = words / 2;
+      err = drain(d, &b);
+    } else {
       err = EFAULT; /* somebody transferred the buffers away */
+    }
   }
   if (d->want_writable && (status < 0 || (events & TT_UV_WRITABLE))) {
     writable = true;
@@ -132,20 +170,20 @@ static struct device *serve(struct device *d, int status, int events) {
   if (err != 0) d->reading = d->want_writable = false;
   /* POLLERR: libuv has stopped the handle. The read above consumed the condition, or found the end (err). */
   if (status < 0 && d->reading && uv_poll_start(d->poll, TT_UV_READABLE, on_poll) == 0) d->events = TT_UV_READABLE;
-  if ((count > 0 || writable || err != 0) && napi_get_reference_value(env, d->callback, &callback) == napi_ok &&
+  if ((b.count > 0 || writable || err != 0) && napi_get_reference_value(env, d->callback, &callback) == napi_ok &&
       callback != NULL && napi_get_global(env, &global) == napi_ok) {
-    napi_create_uint32(env, count, &arguments[0]);
+    napi_create_uint32(env, b.count, &arguments[0]);
     napi_get_boolean(env, writable, &arguments[1]);
     napi_create_int32(env, err, &arguments[2]);
     arm(d); /* before the call: it may start, stop, write or close */
-    passed_to = NULL;
+    b.passed_to = NULL;
     if (napi_make_callback(env, d->async, global, callback, 3, arguments, &result) == napi_pending_exception) {
       napi_value error;
       if (napi_get_and_clear_last_exception(env, &error) == napi_ok) napi_fatal_exception(env, error);
     }
   }
   napi_close_handle_scope(env, scope);
-  return passed_to;
+  return b.passed_to;
 }
 
 void on_poll(tt_uv_handle *handle, int status, int events) {

@@ -45,6 +45,7 @@
 #define TAKES_CHECKSUM 1
 #define TAKES_TSO4 2
 #define TAKES_TSO6 4
+#define TAKES_USO 8
 
 struct shortcut {
   uint64_t key[4]; /* Ethernet header, IP destination, zeros */
@@ -110,7 +111,7 @@ static bool carries(const struct shortcut *s, const uint8_t *header, size_t fram
   }
 }
 
-struct device *pass_on(struct device *from, const uint8_t *data, size_t length) {
+const struct shortcut *shortcut_of(struct device *from, const uint8_t *data, size_t length) {
   uint64_t key[4];
   const struct shortcut *s;
 
@@ -118,7 +119,10 @@ struct device *pass_on(struct device *from, const uint8_t *data, size_t length) 
   if (!key_of(data + VNET_HEADER, length - VNET_HEADER, key)) return NULL;
   s = place_of(from->shortcuts, key);
   if (s->generation != from->generation || memcmp(s->key, key, sizeof key) != 0) return NULL;
-  if (s->to->want_writable || !carries(s, data, length - VNET_HEADER)) return NULL;
+  return s->to->want_writable || !carries(s, data, length - VNET_HEADER) ? NULL : s;
+}
+
+struct device *pass_on(struct device *from, const struct shortcut *s, const uint8_t *data, size_t length) {
   if (write_frame(s->to, data, length) != TAKEN) return NULL;
   from->counters[RX_SHORT]++;
   from->counters[RX_SHORT_BYTES] += (double)length;
@@ -126,6 +130,8 @@ struct device *pass_on(struct device *from, const uint8_t *data, size_t length) 
   s->to->counters[TX_SHORT_BYTES] += (double)length;
   return s->to;
 }
+
+struct device *train_to(const struct shortcut *s) { return s->takes & TAKES_USO ? s->to : NULL; }
 
 static void forget(struct device *d) {
   if (++d->generation != 0) return;
@@ -137,6 +143,8 @@ static void forget(struct device *d) {
 void leave_shortcuts(struct device *d) {
   free(d->shortcuts);
   d->shortcuts = NULL;
+  free(d->train);
+  d->train = NULL;
   for (struct device *other = open_devices(); other != NULL; other = other->next) {
     for (size_t i = 0; other->shortcuts != NULL && i < PLACES; i++)
       if (other->shortcuts[i].to == d) memset(&other->shortcuts[i], 0, sizeof *other->shortcuts);
@@ -174,7 +182,7 @@ napi_value add_shortcut(napi_env env, napi_callback_info info) {
     s->to = to;
     s->generation = d->generation;
     s->longest = longest < SLOT ? longest : SLOT;
-    s->takes = takes & 7;
+    s->takes = takes & 15;
   }
   OK(napi_get_boolean(env, possible, &result));
   return result;
