@@ -11,6 +11,7 @@ import type { BenchReport, Subject } from './framework/index.ts';
 import { Bench } from './framework/index.ts';
 import { nbdSubject } from './nbd.ts';
 import { networkSubject } from './network.ts';
+import { patchedSubject } from './patched.ts';
 import { stackSubject } from './stack.ts';
 
 export interface InsideOptions {
@@ -29,6 +30,7 @@ const SUBJECTS: readonly Subject[] = [
   copySubject,
   bootSubject,
   changeoverSubject,
+  patchedSubject,
 ];
 
 /** Above this load the figures say more about the neighbours than about us. */

@@ -2,7 +2,7 @@
 import { copyFileSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { ApiClient } from '../src/cli/api-client.ts';
-import type { Scene } from '../src/cli/demo/scene.ts';
+import type { Scene, SceneSizes } from '../src/cli/demo/scene.ts';
 import { buildScene, PATCH_FILE, publishPatch } from '../src/cli/demo/scene.ts';
 import { programFile } from '../src/common/index.ts';
 import type { RunView } from '../src/daemon/index.ts';
@@ -25,10 +25,10 @@ export class Pair {
   }
 
   /** Partition A serves when it returns. */
-  static async start(bench: Bench, stage: Stage, name: string): Promise<Pair> {
+  static async start(bench: Bench, stage: Stage, name: string, sizes?: SceneSizes): Promise<Pair> {
     const directory = join(bench.scratch, name);
     mkdirSync(directory);
-    const scene = await buildScene(directory);
+    const scene = await buildScene(directory, sizes);
     // For those who start the standby by hand; a run copies it anew.
     copyFileSync(scene.image('A', 'system'), scene.image('B', 'system'));
     const api = new ApiClient(scene.runDirectory);
@@ -64,6 +64,17 @@ export class Pair {
     const { id } = await this.#api.post<RunReport>('/runs', { strategy, prepareOnly: true });
     await this.#phase(id, 'ready');
     return id;
+  }
+
+  /** The whole of a run by one order, milliseconds until the patched service has been verified. */
+  async patch(strategy: Strategy): Promise<{ readonly ms: number }> {
+    publishPatch(this.scene);
+    await this.#api.post('/patches/scan');
+    await this.#api.post(`/patches/${encodeURIComponent(PATCH_FILE)}/flag`);
+    const startedMs = performance.now();
+    const { id } = await this.#api.post<RunReport>('/runs', { strategy });
+    await this.#phase(id, 'probation');
+    return { ms: performance.now() - startedMs };
   }
 
   async cut(id: string): Promise<RunReport> {

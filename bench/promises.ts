@@ -59,5 +59,10 @@ export const PROMISES: readonly Promised[] = [
     what: 'changeover of kind `hold` under load with a service that writes: failed requests, pause, forecast',
     goal: '0 failed; pause ≤ 50 ms; forecast within 25 %',
   },
+  {
+    id: 'C3',
+    what: 'from the order to the patched service: 2 GiB of disks, a partition of kind `process`, strategy `hold`',
+    goal: '≤ 20 s',
+  },
   { id: 'C4', what: 'boot of a partition of kind `process`', goal: '≤ 300 ms' },
 ];

@@ -1,5 +1,15 @@
 /** The demo's world: two partitions, images, patch source, configuration; everything below one scratch folder. */
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  cpSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createImage } from '../../blockdev/index.ts';
@@ -10,8 +20,7 @@ export const SECOND_ADDRESS = '10.77.0.12';
 export const SECRET = 'the pump password is 4711';
 const PROBE_ADDRESS = '10.77.0.254';
 const MIB = 1024 * 1024;
-const SYSTEM_MIB = 32;
-const APPLICATION_MIB = 64;
+const SIZES: SceneSizes = { systemMiB: 32, applicationMiB: 64, filledMiB: 0 };
 
 const examples = resolve(import.meta.dirname, '../../../examples/ledger');
 const PATCH = 'ledger-1.0.1-path-traversal';
@@ -26,8 +35,15 @@ export interface Scene {
   image(partition: 'A' | 'B', role: 'system' | 'application'): string;
 }
 
+export interface SceneSizes {
+  readonly systemMiB: number;
+  readonly applicationMiB: number;
+  /** Data that lies on each disk besides what the service needs. */
+  readonly filledMiB: number;
+}
+
 /** Makes images and configuration in `directory`, which exists and is empty. */
-export async function buildScene(directory: string): Promise<Scene> {
+export async function buildScene(directory: string, sizes: SceneSizes = SIZES): Promise<Scene> {
   const image = (partition: string, role: string) => join(directory, 'images', `${partition}-${role}.img`);
   const scene: Scene = {
     directory,
@@ -41,19 +57,33 @@ export async function buildScene(directory: string): Promise<Scene> {
     mkdirSync(join(directory, folder), { mode: 0o700 });
   const root = join(directory, 'system-root');
   layOutSystem(root);
+  const data = join(directory, 'application-root');
+  mkdirSync(data);
+  for (const folder of [root, data]) fill(join(folder, 'filling'), sizes.filledMiB);
   await createImage({
     path: image('A', 'system'),
-    sizeBytes: SYSTEM_MIB * MIB,
+    sizeBytes: sizes.systemMiB * MIB,
     fromDirectory: root,
     label: 'system',
   });
   await createImage({
     path: image('A', 'application'),
-    sizeBytes: APPLICATION_MIB * MIB,
+    sizeBytes: sizes.applicationMiB * MIB,
+    fromDirectory: data,
     label: 'application',
   });
-  writeFileSync(scene.configuration, configuration(scene));
+  for (const folder of [root, data]) rmSync(folder, { recursive: true });
+  writeFileSync(scene.configuration, configuration(scene, sizes));
   return scene;
+}
+
+/** A file without holes. */
+function fill(path: string, mib: number): void {
+  if (mib === 0) return;
+  const block = randomBytes(MIB);
+  const fd = openSync(path, 'w');
+  for (let i = 0; i < mib; i++) writeSync(fd, block);
+  closeSync(fd);
 }
 
 /** The patch appears on the patch server. */
@@ -87,15 +117,15 @@ export async function run(guest) {
   );
 }
 
-function configuration(scene: Scene): string {
+function configuration(scene: Scene, sizes: SceneSizes): string {
   const partition = (id: 'A' | 'B', cpu: number, mac: string) => `
   - id: ${id}
     kind: process
     processor: {cpu: ${cpu}, sharePercent: 100}
     memoryMiB: 256
     disks:
-      - {role: system, path: ${scene.image(id, 'system')}, sizeMiB: ${SYSTEM_MIB}}
-      - {role: application, path: ${scene.image(id, 'application')}, sizeMiB: ${APPLICATION_MIB}}
+      - {role: system, path: ${scene.image(id, 'system')}, sizeMiB: ${sizes.systemMiB}}
+      - {role: application, path: ${scene.image(id, 'application')}, sizeMiB: ${sizes.applicationMiB}}
     network:
       - {name: net1, mac: "${mac}"}`;
   return `runDirectory: ${scene.runDirectory}
