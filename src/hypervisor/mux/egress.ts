@@ -4,6 +4,7 @@
  */
 import { VNET_GSO, VNET_HDR_LEN, vnetGsoType, vnetNeedsChecksum } from '../../netstack/index.ts';
 import { DROP, MUX_DROPS } from './drops.ts';
+import { NEWCOMERS } from './fair-queue.ts';
 import type { PacketObserver } from './packet-observer.ts';
 import { FINE } from './packet-view.ts';
 import { completeChecksum, TcpSegmenter } from './segmentation.ts';
@@ -14,6 +15,8 @@ export class Egress {
   nowMs = 0;
   /** Index of the port that the packet at hand came from. */
   sender = -1;
+  /** Whose share of the receiver's queue it takes: the sender's, or that of all packets of flows that are not known yet. */
+  isNewcomer = false;
   /** It has not been captured where it came in. */
   ingressDue = false;
   /** What the capture says of it where it leaves. */
@@ -30,6 +33,14 @@ export class Egress {
 
   constructor(ports: readonly (MuxPort | undefined)[]) {
     this.#ports = ports;
+  }
+
+  /** A packet that has come in from the port with this index. */
+  begin(sender: number): void {
+    this.sender = sender;
+    this.isNewcomer = false;
+    this.ingressDue = this.observer !== undefined;
+    this.comment = undefined;
   }
 
   /** Sends what the devices have collected. */
@@ -55,12 +66,13 @@ export class Egress {
       return false;
     }
     if (target.shares !== undefined && this.sender >= 0 && !this.keepRefused) {
-      if (!target.admits(this.sender, length)) {
+      const share = this.isNewcomer ? NEWCOMERS : NEWCOMERS + 1 + this.sender;
+      if (!target.admits(share, length)) {
         this.#captureEgress(target, buffer, offset, length, DROP['queue-full']);
         target.drops[DROP['queue-full']]!++;
         return false;
       }
-      target.shares.add(this.sender, length, this.nowMs);
+      target.shares.add(share, length, this.nowMs);
     }
     if (buffer[offset] === 0 && buffer[offset + 1] === 0) {
       if (length - VNET_HDR_LEN > target.maxFrame) {

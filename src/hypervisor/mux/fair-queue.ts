@@ -1,7 +1,9 @@
 /**
  * Who may use the rest of a receiver's queue. While the queue is less than half full, everybody; from then on those senders
  * whose share of what it got lately is no more than an equal one. So the queue of a receiver that many want is filled up by
- * nobody alone, and the packets that are lost are those of the senders who are too many. Shares are bytes, and PACKET_BYTES for
+ * nobody alone, and the packets that are lost are those of the senders who are too many. First packets of flows that nobody knows
+ * count as a sender of their own: a flood of them does not take the queue from the flows that are known, and these, however many bytes
+ * they carry, leave room for new ones. Shares are bytes, and PACKET_BYTES for
  * what each packet costs its receiver however small it is; they halve every HALF_LIFE_MS.
  */
 import type { LinkDevice } from '../../netstack/index.ts';
@@ -17,6 +19,9 @@ export function isQueueing(device: LinkDevice): device is QueueingDevice {
   return 'halfFull' in device;
 }
 
+/** The number of the sender that first packets of flows count for; ports have the numbers behind it. */
+export const NEWCOMERS = 0;
+
 const HALF_LIFE_MS = 20;
 const PACKET_BYTES = 4096;
 /** Below it a sender is none. */
@@ -28,9 +33,11 @@ export class FairShares {
   #senders = 0;
   #decayedMs = 0;
 
-  /** Whether a packet of `sender` (a port's index) may enter a queue that is half full. */
+  /** Whether a packet of `sender` (any small number) may enter a queue that is half full. */
   allows(sender: number): boolean {
-    return (this.#bytes[sender] ?? 0) * this.#senders <= this.#total;
+    // Newcomers alone are too many, too: who is known but silent finds half of the queue.
+    const senders = sender === NEWCOMERS ? Math.max(2, this.#senders) : this.#senders;
+    return (this.#bytes[sender] ?? 0) * senders <= this.#total;
   }
 
   add(sender: number, bytes: number, nowMs: number): void {

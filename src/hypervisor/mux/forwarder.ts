@@ -192,13 +192,11 @@ export class Forwarder {
   #take(port: MuxPort, buffer: Uint8Array, offset: number, length: number): void {
     port.received++;
     port.receivedBytes += length - VNET_HDR_LEN;
-    this.#out.sender = port.index;
+    this.#out.begin(port.index);
     if (this.#stale) {
       this.#out.nowMs = this.#clock.nowMs();
       this.#stale = false;
     }
-    this.#out.ingressDue = this.#out.observer !== undefined;
-    this.#out.comment = undefined;
     const view = this.#view;
     if (port.sendLimit !== undefined && !port.maySend(buffer, offset, length, this.#out.nowMs)) {
       this.#out.drop(port, DROP['rate-limit'], buffer, offset, length);
@@ -432,6 +430,7 @@ export class Forwarder {
       !(this.#out.keepRefused && target.blocked)
     ) {
       flow = this.#senders.insert(service, true, buffer, ports, this.#out.nowMs);
+      this.#out.isNewcomer = true;
     }
     if (flow >= 0 && port.isUplink) service.recorder?.packet(flow, buffer, view, this.#out.nowMs);
     this.#out.captureIngress(port, buffer, offset, length, undefined);

@@ -199,7 +199,7 @@ export class MuxPort {
     return this.receiveLimit!.admits(length - VNET_HDR_LEN, packets, nowMs);
   }
 
-  /** Whether a packet of so many bytes from the port with this index may enter the queue. */
+  /** Whether a packet of so many bytes may enter the queue, of the sender with this number among `shares`. */
   admits(sender: number, bytes: number): boolean {
     const { shares } = this;
     if (shares === undefined) return true;

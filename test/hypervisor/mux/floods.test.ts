@@ -1,4 +1,6 @@
 /** V1: what the mux remembers is bounded, whatever arrives: a million flows and fragments of forged addresses, both families. */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { SeededRandom } from '../../../src/common/index.ts';
@@ -51,8 +53,12 @@ function quiet(...devices: TestDevice[]): void {
   }
 }
 
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+
+/** Without garbage: earlier tests have left theirs. */
 function usedBytes(): number {
-  globalThis.gc?.();
+  collect();
   const { heapUsed, arrayBuffers } = process.memoryUsage();
   return heapUsed + arrayBuffers;
 }

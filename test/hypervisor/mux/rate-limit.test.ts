@@ -129,28 +129,36 @@ test(
   }),
 );
 
+/** A partition that takes nothing out of its queue. */
+class Queue extends TestDevice {
+  queuedBytes = 0;
+  readonly halfFull = false;
+  override transmit(buffer: Uint8Array, offset: number, length: number): boolean {
+    this.queuedBytes += length;
+    return super.transmit(buffer, offset, length);
+  }
+}
+
+/** It may have the service address. */
+function slowPartition() {
+  const b = bench();
+  const slow = new Queue('slow');
+  b.mux.addPort({
+    name: 'slow',
+    kind: 'stream',
+    role: 'partition',
+    device: slow,
+    mac: macAddress('02:00:00:00:00:77'),
+    addresses: [ipv4Address('10.77.0.77'), ipv4Address(SERVICE)],
+    state: 'attached',
+  });
+  return { b, slow };
+}
+
 test(
   'a queue limit: what waits for a port never exceeds it, and a second sender finds his half',
   within(() => {
-    class Queue extends TestDevice {
-      queuedBytes = 0;
-      readonly halfFull = false;
-      override transmit(buffer: Uint8Array, offset: number, length: number): boolean {
-        this.queuedBytes += length;
-        return super.transmit(buffer, offset, length);
-      }
-    }
-    const b = bench();
-    const slow = new Queue('slow');
-    b.mux.addPort({
-      name: 'slow',
-      kind: 'stream',
-      role: 'partition',
-      device: slow,
-      mac: macAddress('02:00:00:00:00:77'),
-      addresses: [ipv4Address('10.77.0.77')],
-      state: 'attached',
-    });
+    const { b, slow } = slowPartition();
     b.mux.portLimits('slow', { queueBytes: 131_072 });
     const to = { to: '10.77.0.77', toMac: '02:00:00:00:00:77', sport: 1, dport: 2, payload: 'z'.repeat(900) };
     for (let i = 0; i < 1_000; i++) b.up.deliver(udp({ from: CLIENT, ...to }));
@@ -161,6 +169,38 @@ test(
     for (let i = 0; i < 1_000; i++) b.b.deliver(udp({ fromMac: MAC.b, from: '10.77.0.13', ...to }));
     assert.ok(slow.queuedBytes <= 131_072, `${slow.queuedBytes} bytes`);
     assert.is(dropsOf(b, 'slow')['queue-full']! + before + slow.take().length, 2_000);
+  }),
+);
+
+test(
+  'a flood of new flows takes half of a queue; the other half is for flows that are known, silent ones too',
+  within(() => {
+    const { b, slow } = slowPartition();
+    b.mux.portLimits('slow', { queueBytes: 131_072 });
+    b.mux.pathSet({ address: SERVICE, port: 'slow' });
+    b.up.deliver(fromClient(4000, FLAG.ACK));
+    b.clock.advance(10_000);
+    for (let port = 5_000; port < 9_000; port++) b.up.deliver(fromClient(port, FLAG.SYN));
+    assert.ok(slow.queuedBytes <= 65_536 + 100, `${slow.queuedBytes} bytes`);
+    const dropped = dropsOf(b, 'slow')['queue-full']!;
+    assert.is(slow.take().length + dropped, 4_001);
+    for (let i = 0; i < 10; i++) b.up.deliver(fromClient(4000, FLAG.ACK, { payload: 'x'.repeat(1_000) }));
+    assert.is(slow.take().length, 10);
+    assert.is(dropsOf(b, 'slow')['queue-full'], dropped);
+  }),
+);
+
+test(
+  'however many bytes known flows carry, a new one finds room in the queue that they fill',
+  within(() => {
+    const { b, slow } = slowPartition();
+    b.mux.portLimits('slow', { queueBytes: 131_072 });
+    b.mux.pathSet({ address: SERVICE, port: 'slow' });
+    for (let i = 0; i < 120; i++) b.up.deliver(fromClient(4000, FLAG.ACK, { payload: 'x'.repeat(1_000) }));
+    assert.ok(slow.queuedBytes > 65_000, `${slow.queuedBytes} bytes`);
+    slow.take();
+    b.up.deliver(fromClient(4001, FLAG.SYN));
+    assert.is(slow.take().length, 1);
   }),
 );
 
