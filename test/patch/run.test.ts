@@ -228,22 +228,27 @@ run(
 );
 
 run(
-  'forecasts learn from cuts, and a single odd one moves them only so far',
+  'forecasts learn from cuts what comes beside the parts, each way by itself, and a single odd cut does not move them',
   within(() => {
     const parts = { delta: 10, applicationStart: 20, check: 10, connections: 5, commands: 5 };
     const calibration = new PauseCalibration();
-    for (let i = 0; i < 10; i++) calibration.learn({ pauseMs: 0, parts }, 100);
-    assert.ok(Math.abs(calibration.ratio - 2) < 0.01, String(calibration.ratio));
-    calibration.learn({ pauseMs: 0, parts }, 5000);
-    assert.is(calibration.ratio > 2 && calibration.ratio <= 3.01, true);
-    calibration.learn(
-      {
-        pauseMs: 0,
-        parts: { ...parts, delta: 0, applicationStart: 0, check: 0, connections: 0, commands: 0 },
-      },
-      50,
+    assert.is(calibration.forecastMs('there', parts), 75, 'half as much again before a cut has shown it');
+    for (let i = 0; i < 3; i++) calibration.learn('there', parts, 60);
+    assert.is(calibration.forecastMs('there', parts), 60);
+    assert.is(calibration.forecastMs('back', parts), 60, 'the other way is better than a guess');
+    calibration.learn('back', parts, 90);
+    assert.is(calibration.forecastMs('back', parts), 90);
+    assert.is(
+      calibration.forecastMs('there', { ...parts, delta: 200 }),
+      250,
+      'a large part is not multiplied',
     );
-    assert.ok(Number.isFinite(calibration.ratio));
+    calibration.learn('there', parts, 5000);
+    assert.is(calibration.forecastMs('there', parts), 60);
+    for (let i = 0; i < 5; i++) calibration.learn('there', parts, 70);
+    assert.is(calibration.forecastMs('there', parts), 70, 'what was long ago is forgotten');
+    for (let i = 0; i < 5; i++) calibration.learn('there', { ...parts, delta: 500 }, 50);
+    assert.is(calibration.forecastMs('there', parts), 25, 'never less than half of what was measured');
   }),
 );
 

@@ -1,36 +1,56 @@
-/** The forecast of the pause, and what is learned from how long the cuts took. */
+/**
+ * What a pause takes beside the parts that a forecast measures: mostly the same every time, whatever the parts are, for it is code
+ * that runs for the first time in the new active, and writing the journal. A rollback goes to a partition that was only just booted
+ * and not checked at length: it has figures of its own.
+ */
 
-/** What is not seen by measuring the parts one by one, before a cut has shown it: measured here, 1.4 to 2.2. */
-const FIRST_RATIO = 1.6;
-/** A single odd cut must not spoil the next forecasts. */
-const LEAST_RATIO = 0.5;
-const LARGEST_RATIO = 4;
-const WEIGHT_OF_LAST = 0.5;
+/** Before a cut has shown it, in proportion to the sum of the parts. */
+const FIRST_EXTRA = 0.5;
+/** The median of so many counts: a single odd cut does not spoil the next forecasts. */
+const REMEMBERED = 5;
 
-/** Learns from every cut by `hold` how much longer it takes than the sum of its parts. */
+export type Way = 'there' | 'back';
+
 export class PauseCalibration {
-  #ratio = FIRST_RATIO;
+  /** Pause less the sum of its parts, ms, the latest last. */
+  readonly #extraMs: Record<Way, number[]> = { there: [], back: [] };
 
-  get ratio(): number {
-    return this.#ratio;
+  /** Never below half of the sum. */
+  forecastMs(way: Way, parts: PauseParts): number {
+    const other = way === 'there' ? 'back' : 'there';
+    const sum = sumOf(parts);
+    const extraMs = median(this.#extraMs[way]) ?? median(this.#extraMs[other]) ?? FIRST_EXTRA * sum;
+    return Math.max(sum / 2, sum + extraMs);
   }
 
-  learn(forecast: PauseForecast, pauseMs: number): void {
-    const sum = Object.values(forecast.parts).reduce((total, ms) => total + ms, 0);
-    if (sum <= 0) return;
-    const seen = Math.min(LARGEST_RATIO, Math.max(LEAST_RATIO, pauseMs / sum));
-    this.#ratio += WEIGHT_OF_LAST * (seen - this.#ratio);
+  learn(way: Way, parts: PauseParts, pauseMs: number): void {
+    const extra = this.#extraMs[way];
+    extra.push(pauseMs - sumOf(parts));
+    if (extra.length > REMEMBERED) extra.shift();
   }
+}
+
+/** ms each. */
+export interface PauseParts {
+  readonly delta: number;
+  readonly applicationStart: number;
+  readonly check: number;
+  readonly connections: number;
+  readonly commands: number;
 }
 
 export interface PauseForecast {
   readonly pauseMs: number;
-  /** ms each. */
-  readonly parts: {
-    readonly delta: number;
-    readonly applicationStart: number;
-    readonly check: number;
-    readonly connections: number;
-    readonly commands: number;
-  };
+  readonly parts: PauseParts;
+}
+
+function sumOf(parts: PauseParts): number {
+  return Object.values(parts).reduce((total, ms) => total + ms, 0);
+}
+
+/** undefined of nothing. */
+function median(values: readonly number[]): number | undefined {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[at] : at === 0 ? undefined : (sorted[at - 1]! + sorted[at]!) / 2;
 }

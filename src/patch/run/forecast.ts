@@ -1,21 +1,21 @@
 /**
  * How long new requests would wait if the service were moved by `hold` now. Every part is measured at that moment, with the
- * same words that the cut will use: a rehearsal round of the last delta, a health check, round trips to mux and guests. Their
- * sum is multiplied by what earlier cuts of this daemon took in proportion to theirs.
+ * same words that the cut will use: a rehearsal round of the last delta, a health check, round trips to mux and guests. To their
+ * sum comes what earlier cuts of this daemon took beside theirs.
  */
 import { diskId } from '../../hypervisor/index.ts';
 import type { HealthCheck } from '../policy.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
-import type { PauseForecast } from './calibration.ts';
+import type { PauseForecast, Way } from './calibration.ts';
 import type { RunEnvironment } from './environment.ts';
 import type { RunRecord } from './record.ts';
 
 /** Commands that the cut waits for, one after the other. */
-const MUX_COMMANDS = 8;
-const GUEST_COMMANDS = 8;
-const BLOCK_COMMANDS = 6;
-/** Export and import of one idle connection, measured; see docs/patching.md. */
-const HAND_OVER_MS = 0.5;
+const MUX_COMMANDS = 7;
+const GUEST_COMMANDS = 4;
+const BLOCK_COMMANDS = 4;
+/** Import of one idle connection, measured; its export goes on while the last delta is reflected. */
+const HAND_OVER_MS = 0.15;
 const SAMPLES = 5;
 
 /** `from` serves now; `copy` is the group whose last delta the cut reflects. */
@@ -47,8 +47,12 @@ export async function forecastPause(
     commands:
       MUX_COMMANDS * addressPairs(record).length * muxMs + GUEST_COMMANDS * fromMs + BLOCK_COMMANDS * blockMs,
   };
-  const pauseMs = env.calibration.ratio * Object.values(parts).reduce((sum, ms) => sum + ms, 0);
-  return { pauseMs, parts };
+  return { pauseMs: env.calibration.forecastMs(wayOf(record, way.from), parts), parts };
+}
+
+/** Which of the two ways of a run leads away from partition `from`. */
+export function wayOf(record: RunRecord, from: string): Way {
+  return from === record.from ? 'there' : 'back';
 }
 
 /** As the cut does it: each address in turn. */

@@ -10,9 +10,16 @@ const CUT_TIMEOUT_MS = 30_000;
 /** A program that is not done loading by then goes on loading within the pause. */
 const LOAD_MS = 5_000;
 
+/** A fence of an earlier cut, in which this disk was the old one. */
+export async function lowerTargetFence(move: Move): Promise<void> {
+  if (!move.record.hasApplicationDisk || move.isTargetOpen) return;
+  await move.env.disks.execute('fence', { id: move.applicationDisk(move.to), mode: 'none' });
+  move.isTargetOpen = true;
+}
+
 /** At one instant: writes stop, the last delta is reflected, the old disk is fenced. */
 export function cutApplicationDisk(move: Move): Step {
-  const { env, from, to } = move;
+  const { env, from } = move;
   return {
     name: 'cut-application-disk',
     figure: '904, 905',
@@ -21,10 +28,7 @@ export function cutApplicationDisk(move: Move): Step {
       const control = move.fromIsDead ? undefined : env.hypervisor.control(from);
       const freezing = move.isFrozen ? undefined : control?.freezeFileSystems();
       const source = move.applicationDisk(from);
-      await Promise.all([
-        freezing,
-        env.disks.execute('fence', { id: move.applicationDisk(to), mode: 'none' }),
-      ]);
+      await Promise.all([freezing, lowerTargetFence(move)]);
       // Nothing waits for the thaw: what the old partition writes then meets the fence.
       const thaw = () => {
         control?.thawFileSystems().catch((error) => {

@@ -32,6 +32,7 @@ import {
   carrySystemFiles,
   cutApplicationDisk,
   loadApplication,
+  lowerTargetFence,
   startApplication,
   startReverseLog,
 } from './disks.ts';
@@ -108,6 +109,8 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
       figure: figure('1301', '1501'),
       do: async () => {
         move.startedMs = clock.nowMs();
+        const unfenced = lowerTargetFence(move);
+        unfenced.catch(() => {});
         await move.each((address) =>
           mux.execute('hold-start', {
             address,
@@ -115,6 +118,8 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
             limits: { timeoutMs: HOLD_TIMEOUT_MS + options.budgetMs },
           }),
         );
+        // Not before every hold is begun: an undoing must find nobody who still begins one.
+        await unfenced;
         return undefined;
       },
       undo: async () => {

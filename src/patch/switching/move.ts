@@ -45,6 +45,8 @@ export class Move {
   carried: string[] = [];
   /** File systems of the old partition stand still since its requests were complete. */
   isFrozen = false;
+  /** No fence keeps the new partition's application disk from being written. */
+  isTargetOpen = false;
   /** It does not answer, and has been ended: nothing is asked of it, its disk is taken as it is. */
   fromIsDead = false;
 
