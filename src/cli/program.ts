@@ -375,6 +375,19 @@ function captureCommands(program: Command, hooks: ProgramHooks): void {
     },
     hooks,
   );
+  add(
+    capture,
+    'split',
+    {
+      summary: 'one file for each view of a capture, for Wireshark’s experts; needs no daemon',
+      args: [['<file>', 'a capture, also one that still grows']],
+      options: [flag('--into <folder>', 'where to; default: beside the file')],
+      examples: ['changeover capture split cut.pcapng && tshark -r cut.clients.pcapng -q -z expert'],
+      act: async (session, args, options) =>
+        (await import('./commands/standalone.ts')).standaloneCommands.captureSplit(session, args, options),
+    },
+    hooks,
+  );
 }
 
 function standaloneCommands(program: Command, hooks: ProgramHooks): void {

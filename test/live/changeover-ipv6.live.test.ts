@@ -4,6 +4,7 @@ import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import type { RunView } from '../../src/daemon/index.ts';
 import { liveSuite, within } from '../support/index.ts';
+import { askExperts } from './support/experts.ts';
 import { Site, version } from './support/site.ts';
 
 const changeover = liveSuite('live/changeover-ipv6');
@@ -93,6 +94,7 @@ async function withSite(body: (site: Site) => Promise<void>): Promise<void> {
   const site = await Site.open({ configure: bothFamilies });
   try {
     await body(await site.up());
+    await askExperts(site, 1);
   } catch (error) {
     console.error(site.output);
     throw error;

@@ -6,6 +6,7 @@ import { countMissing, entriesOnDisk } from '../../src/cli/demo/proof.ts';
 import type { Scene } from '../../src/cli/demo/scene.ts';
 import type { RunView } from '../../src/daemon/index.ts';
 import { liveSuite, within } from '../support/index.ts';
+import { askExperts } from './support/experts.ts';
 import { KeepAlive } from './support/keep-alive.ts';
 import { dataOnSystemDisk } from './support/scenes.ts';
 import { ask, Site } from './support/site.ts';
@@ -45,10 +46,12 @@ function twoUplinks(text: string): string {
     .replace('mac: "02:00:00:00:00:0b"', 'mac: "02:00:00:00:00:0b", uplink: co1');
 }
 
-async function withSite(body: (site: Site) => Promise<void>, options = {}): Promise<void> {
+/** `captures`: what Wireshark's experts are asked about at the end, at least. */
+async function withSite(body: (site: Site) => Promise<void>, options = {}, captures = 1): Promise<void> {
   const site = await Site.open(options);
   try {
     await body(await site.up());
+    await askExperts(site, captures);
   } catch (error) {
     console.error(site.output);
     throw error;
@@ -211,31 +214,35 @@ procedures(
   'a combination that makes no sense is refused before anything is begun, with the reason and what to do',
   within(
     () =>
-      withSite(async (site) => {
-        await site.flagPatch();
-        const refused = async (strategy: string, procedure: string) =>
-          site.api.post('/runs', { strategy, procedure }).then(
-            () => 'it was taken',
-            (error: { code?: string; message: string }) => `${error.code}: ${error.message}`,
+      withSite(
+        async (site) => {
+          await site.flagPatch();
+          const refused = async (strategy: string, procedure: string) =>
+            site.api.post('/runs', { strategy, procedure }).then(
+              () => 'it was taken',
+              (error: { code?: string; message: string }) => `${error.code}: ${error.message}`,
+            );
+          assert.match(await refused('hold', 'H8'), /^bad-combination: hold by H8 makes no sense/);
+          assert.match(await refused('overlap', 'H7'), /^bad-combination: overlap by H7/);
+          const { runs } = await site.api.get<{ runs: RunView[] }>('/runs');
+          assert.equal(runs, []);
+          const dry = await site.api.post<RunView>('/runs', {
+            strategy: 'hold',
+            procedure: 'H7',
+            dryRun: true,
+          });
+          const undone = await site.reached(dry.id, 'undone');
+          assert.ok((undone.forecastPauseMs ?? 0) > 0, 'no forecast');
+          assert.ok(
+            undone.planned?.some(({ name, figure }) => name === 'alter-own-address' && figure === '1503'),
+            JSON.stringify(undone.planned),
           );
-        assert.match(await refused('hold', 'H8'), /^bad-combination: hold by H8 makes no sense/);
-        assert.match(await refused('overlap', 'H7'), /^bad-combination: overlap by H7/);
-        const { runs } = await site.api.get<{ runs: RunView[] }>('/runs');
-        assert.equal(runs, []);
-        const dry = await site.api.post<RunView>('/runs', {
-          strategy: 'hold',
-          procedure: 'H7',
-          dryRun: true,
-        });
-        const undone = await site.reached(dry.id, 'undone');
-        assert.ok((undone.forecastPauseMs ?? 0) > 0, 'no forecast');
-        assert.ok(
-          undone.planned?.some(({ name, figure }) => name === 'alter-own-address' && figure === '1503'),
-          JSON.stringify(undone.planned),
-        );
-        assert.not.ok(undone.steps.some(({ name }) => name === 'hold-new-requests'));
-        assert.is((await ask('/version')).status, 200);
-      }),
+          assert.not.ok(undone.steps.some(({ name }) => name === 'hold-new-requests'));
+          assert.is((await ask('/version')).status, 200);
+        },
+        {},
+        0,
+      ),
     60_000,
   ),
 );

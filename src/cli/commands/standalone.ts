@@ -1,10 +1,11 @@
 /** Programs that need no daemon. Each returns its exit code. */
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { messageOf } from '../../common/index.ts';
 import type { Procedure } from '../../patch/index.ts';
 import { CliError } from '../cli-error.ts';
 import type { DemoStrategy } from '../demo/index.ts';
 import type { ExitCode } from '../exit-codes.ts';
+import { EXIT } from '../exit-codes.ts';
 import { portLines } from '../ports.ts';
 import type { Session } from '../session.ts';
 
@@ -29,6 +30,15 @@ const demo: Program = async (session, _args, options) => {
     json: session.json,
   });
   return code as ExitCode;
+};
+
+/** JSON: {views: [{view, file, packets}]}. */
+const captureSplit: Program = async (session, args, options) => {
+  const { splitCapture } = await import('../../netstack/index.ts');
+  const whole = file(args[0]);
+  const views = splitCapture(whole, options['into'] === undefined ? dirname(whole) : file(options['into']));
+  session.result({ views }, () => views.map(({ file: path, packets }) => `${path}  ${packets} packets`));
+  return EXIT.done;
 };
 
 const mux: Program = async (_session, _args, options) => {
@@ -147,4 +157,14 @@ const logExport: Program = async (session, args, options) => {
   return code as ExitCode;
 };
 
-export const standaloneCommands = { demo, stack, mux, nbd, logShow, logVerify, logReplay, logExport };
+export const standaloneCommands = {
+  demo,
+  stack,
+  mux,
+  captureSplit,
+  nbd,
+  logShow,
+  logVerify,
+  logReplay,
+  logExport,
+};
