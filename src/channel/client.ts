@@ -1,6 +1,6 @@
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { messageOf } from '../common/index.ts';
+import { codeOf, messageOf } from '../common/index.ts';
 import type { CommandMap, ErrorBody, EventMap } from './protocol.ts';
 import { ChannelError, encodeLine, LineDecoder } from './protocol.ts';
 
@@ -88,14 +88,16 @@ export class ChannelClient<C extends CommandMap, E extends EventMap = EventMap> 
     const id = this.#nextId++;
     const timeoutMs = options.timeoutMs ?? 10_000;
     return new Promise<unknown>((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#pending.delete(id);
+      const expire = () => {
+        if (!this.#pending.delete(id)) return;
         reject(
           new ChannelError('timeout', `${this.#peer} did not answer ${name} within ${timeoutMs} ms`, {
             values: { name, timeoutMs },
           }),
         );
-      }, timeoutMs);
+      };
+      // What has arrived is read first: where this process itself did not run for a while, timers are due before anything else.
+      const timer = setTimeout(() => setImmediate(expire), timeoutMs);
       this.#pending.set(id, { name, resolve, reject, timer });
       this.#stream.write(encodeLine({ execute: name, arguments: args, id }));
     });
@@ -163,3 +165,22 @@ export type Channel<C extends CommandMap, E extends EventMap = EventMap> = Pick<
   ChannelClient<C, E>,
   'execute' | 'on' | 'onClose' | 'closed' | 'close'
 >;
+
+/**
+ * Whether nothing comes back for `answerMs`. Asked twice: where this process did not run for a while, the time for the first
+ * answer is up before the other side had any of it.
+ */
+export async function isSilent(
+  ask: (timeoutMs: number) => Promise<unknown>,
+  answerMs: number,
+): Promise<boolean> {
+  for (const timeoutMs of [(answerMs * 3) / 4, answerMs / 4]) {
+    try {
+      await ask(timeoutMs);
+      return false;
+    } catch (error) {
+      if (codeOf(error) !== 'timeout') return false;
+    }
+  }
+  return true;
+}

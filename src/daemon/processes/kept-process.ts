@@ -15,7 +15,7 @@ import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { Channel, CommandMap, EventMap, ExecuteOptions } from '../../channel/index.ts';
-import { ChannelClient, ChannelError } from '../../channel/index.ts';
+import { ChannelClient, ChannelError, isSilent } from '../../channel/index.ts';
 import type { Log } from '../../common/index.ts';
 import { arePointsArmed, CodedError, codeOf, messageOf, reach } from '../../common/index.ts';
 import type { DesiredState, RememberedCommand } from './desired-state.ts';
@@ -25,7 +25,7 @@ export class KeptProcessError extends CodedError {}
 
 /** Not zero: a process that is being killed may still take a connection that nobody will answer. */
 const BACK_OFF_MS = [25, 100, 300, 1000, 2000, 5000] as const;
-/** A process that lived so long starts the back-off from its beginning. */
+/** A process that lived so long, or longer than the window of the limit, starts the back-off from its beginning. */
 const HEALTHY_AFTER_MS = 30_000;
 const LAST_LINES = 4;
 const ANSWER_MS = 10_000;
@@ -337,10 +337,9 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     const { ping, answerMs = ANSWER_MS, title, log } = this.#options;
     if (ping === undefined) return;
     const look = async () => {
-      try {
-        await client.execute(ping as keyof C & string, {}, { timeoutMs: answerMs });
-      } catch (error) {
-        if (codeOf(error) !== 'timeout' || this.#client !== client || this.#state === 'stopped') return;
+      const asked = (timeoutMs: number) => client.execute(ping as keyof C & string, {}, { timeoutMs });
+      if (await isSilent(asked, answerMs)) {
+        if (this.#client !== client || this.#state === 'stopped') return;
         log.error(`the ${title} does not answer and is killed`, { pid: this.#pid, answerMs });
         this.#kill();
         return;
@@ -457,7 +456,8 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
     this.#client = undefined;
     this.#options.log.error(`the ${this.#options.title} is gone`, { reason });
     this.#options.onDown?.(reason);
-    if (performance.now() - this.#upSinceMs > HEALTHY_AFTER_MS) this.#failures = 0;
+    const healthyMs = Math.min(HEALTHY_AFTER_MS, this.#options.limit?.withinMs ?? HEALTHY_AFTER_MS);
+    if (performance.now() - this.#upSinceMs > healthyMs) this.#failures = 0;
     this.#again();
   }
 

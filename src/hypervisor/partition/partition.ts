@@ -6,8 +6,9 @@
  * `failed` no process of the partition runs.
  */
 import type { GuestStatus } from '../../channel/index.ts';
+import { isSilent } from '../../channel/index.ts';
 import type { Log } from '../../common/index.ts';
-import { CodedError, codeOf, messageOf } from '../../common/index.ts';
+import { CodedError, messageOf } from '../../common/index.ts';
 import { ControlProgram } from '../control-program/index.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind/guest-kind.ts';
 import type { PartitionConfig } from './config.ts';
@@ -197,14 +198,12 @@ export class Partition {
     const look = async () => {
       if (this.#guest !== guest) return;
       if (this.lifecycle.state === 'running') {
-        try {
-          await control.ping(answerMs);
-        } catch (error) {
-          if (codeOf(error) === 'timeout' && this.#guest === guest && this.lifecycle.state === 'running') {
+        if (await isSilent((timeoutMs) => control.ping(timeoutMs), answerMs)) {
+          if (this.#guest === guest && this.lifecycle.state === 'running') {
             this.#log.error('the guest does not answer and is killed', { pid: guest.pid, answerMs });
             guest.kill();
           }
-          if (codeOf(error) === 'timeout') return;
+          return;
         }
       }
       setTimeout(() => void look(), answerMs / 4).unref();
