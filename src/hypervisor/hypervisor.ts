@@ -153,6 +153,8 @@ export class Hypervisor implements HypervisorSurface {
     await partition.stop(options.timeoutMs);
     reach('partition.stopped');
     await this.#disks.execute('serve-stop', { socket: this.paths.nbd(id) });
+    // Left by a control process that ended while it wrote files into the disk.
+    await this.#disks.execute('serve-stop', { socket: this.#filesSocket(id) });
     return partition.status();
   }
 
@@ -302,6 +304,10 @@ export class Hypervisor implements HypervisorSurface {
     }
   }
 
+  #filesSocket(id: string): string {
+    return this.paths.nbd(`${id}.files`);
+  }
+
   /** Opens a disk of a partition that does not run, over NBD. */
   async #withDisk<T>(id: string, role: DiskRole, body: (device: Device) => Promise<T>): Promise<T> {
     const partition = this.#partition(id);
@@ -312,9 +318,10 @@ export class Hypervisor implements HypervisorSurface {
       });
     }
     await this.#addDisk(partition, this.#disk(partition, role));
-    const socket = this.paths.nbd(`${id}.files`);
-    await this.#disks.execute('serve', { socket, exports: { [role]: diskId(id, role) } });
+    const socket = this.#filesSocket(id);
     try {
+      // Also one whose answer says that it failed may have begun.
+      await this.#disks.execute('serve', { socket, exports: { [role]: diskId(id, role) } });
       const device = await NbdClient.connect(socket, role, { reconnectTimeoutMs: 0 });
       try {
         return await body(device);

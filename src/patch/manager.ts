@@ -43,6 +43,7 @@ export interface RunRequest {
 
 /** Name of the journal's entries that say that a starting control process took a run up. */
 const RESUMED = 'resumed';
+const TAKE_UP_AGAIN_MS = [100, 500] as const;
 
 export type PatchEvent =
   | { readonly kind: 'run'; readonly report: RunReport }
@@ -252,13 +253,27 @@ export class PatchManager {
       reach('recover.before-persist');
       env.journal.append({ runId: id, kind: 'state', name: RESUMED, atMs: this.#nowMs() });
       reach('recover.persisted');
-      const sentence = await run.recover(last);
+      const sentence = await this.#takeUp(run, last);
       reach('recover.done');
       return sentence;
     } catch (error) {
       const sentence = `run ${id}, which was ${last}, could not be taken up: ${sentenceOf(error)}`;
       env.alarm(sentence);
       return sentence;
+    }
+  }
+
+  /** All of it may be done again: one command that fails must not leave a run half way until the next start. */
+  async #takeUp(run: Run, last: RunPhase): Promise<string> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        return await run.recover(last);
+      } catch (error) {
+        const waitMs = TAKE_UP_AGAIN_MS[attempt];
+        if (waitMs === undefined) throw error;
+        this.#env.log.warn('a run is taken up once more', { run: run.record.id, reason: sentenceOf(error) });
+        await new Promise((resolve) => setTimeout(resolve, waitMs));
+      }
     }
   }
 

@@ -170,9 +170,10 @@ export function preparationSteps(env: RunEnvironment, record: RunRecord, result:
       figure: '709',
       do: async () => {
         // Both ends of the hand-over are proven, and their code is warm, before a client depends on them.
+        const [theirs, ours] = [hypervisor.control(to), hypervisor.control(from)];
         const [standby] = await Promise.all([
-          hypervisor.control(to).selfCheck(STANDBY_CHECK.rounds, STANDBY_CHECK.connections),
-          hypervisor.control(from).selfCheck(ACTIVE_CHECK.rounds, ACTIVE_CHECK.connections),
+          theirs.selfCheck(STANDBY_CHECK.rounds, STANDBY_CHECK.connections),
+          ours.selfCheck(ACTIVE_CHECK.rounds, ACTIVE_CHECK.connections),
         ]);
         const status = await hypervisor.control(to).status();
         const failed = status.startUp.filter((script) => !script.ok);

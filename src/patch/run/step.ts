@@ -80,6 +80,8 @@ export function stepPoint(part: string, step: string, where: (typeof STEP_POINTS
   return `${part === '' ? 'step.' : part.replace('/', '.')}${step}.${where}`;
 }
 
+const UNDO_AGAIN_MS = [20, 100] as const;
+
 function pass(engine: Engine, step: Step, where: (typeof STEP_POINTS)[number]): void {
   if (arePointsArmed()) reach(stepPoint(engine.part, step.name, where));
 }
@@ -160,9 +162,23 @@ function write(engine: Engine, kind: JournalKind, step: Step, facts?: Facts): vo
   });
 }
 
+/** What is left half undone may be the service itself: tried again before it is given up. Returns why it was. */
+async function undoAgain(undo: () => Promise<void>): Promise<unknown> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await undo();
+      return undefined;
+    } catch (error) {
+      const waitMs = UNDO_AGAIN_MS[attempt];
+      if (waitMs === undefined) return error;
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
+    }
+  }
+}
+
 /**
  * Undoes, in reverse order, every step of `steps` that the journal says was begun and not yet undone. An undo that fails
- * is reported and does not keep the others from running.
+ * again and again is reported and does not keep the others from running.
  */
 export async function undoSteps(engine: Engine, steps: readonly Step[]): Promise<string[]> {
   const { journal, runId, reports, onChange } = engine;
@@ -183,11 +199,8 @@ export async function undoSteps(engine: Engine, steps: readonly Step[]): Promise
       }
     };
     note('undo-begun', 'undo');
-    try {
-      await step.undo();
-    } catch (error) {
-      complaints.push(`${step.name} could not be undone: ${messageOf(error)}`);
-    }
+    const failure = await undoAgain(() => step.undo?.() ?? Promise.resolve());
+    if (failure !== undefined) complaints.push(`${step.name} could not be undone: ${messageOf(failure)}`);
     note('undo-done', 'undone');
     const report = reports.findLast((r) => r.name === step.name);
     if (report !== undefined) {

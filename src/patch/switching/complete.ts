@@ -4,6 +4,7 @@
  */
 import { messageOf } from '../../common/index.ts';
 import type { RunEnvironment } from '../run/environment.ts';
+import { mendHandOver } from './hand-over.ts';
 import { holdSwitch } from './hold.ts';
 import type { Move } from './move.ts';
 import { overlapSwitch } from './overlap.ts';
@@ -42,11 +43,12 @@ export async function completeSwitch(env: RunEnvironment, move: Move): Promise<v
       );
     }
   }
-  if (move.connections.length > 0) {
+  if (move.connections.length > 0 && !move.arePut) {
     await attempt('the hand-over', () =>
       hypervisor.control(move.to).importConnections(move.connections, move.neighbors),
     );
   }
+  await attempt('a hand-over in rounds', () => mendHandOver(move));
   await attempt('the private path', () => mux.execute('private-path', { probe: env.probe.port, port: null }));
   for (const address of move.addresses) {
     await attempt('the release of held packets', () => mux.execute('hold-release', { address }));

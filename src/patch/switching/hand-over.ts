@@ -3,8 +3,8 @@
  * state, a few at a time so that nobody waits for many, and keep-alive clients stay connected; those with a request in flight are finished by the old partition and
  * handed over when they are idle. Ends when no flow is steered any more, or at the deadline with the names of the rest.
  */
-import type { ConnectionState, FlowName } from '../../channel/index.ts';
-import { messageOf } from '../../common/index.ts';
+import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
+import { messageOf, reach } from '../../common/index.ts';
 import type { Move } from './move.ts';
 
 const ROUND_MS = 200;
@@ -18,16 +18,21 @@ const POLL_MS = 10;
 const QUIET_DATAGRAMS_MS = 200;
 /** A round that moves nobody yet is worth a hold only for so long, ms. */
 const HOLD_LIMIT_MS = 2_000;
+const TAKEN_HOLD_MS = 30_000;
+const PUT_ATTEMPTS = 3;
 
 export interface DrainResult {
   readonly handedOver: number;
   readonly abandoned: FlowName[];
 }
 
-/** Moves some of what is idle now; returns how many connections moved. */
+/**
+ * Moves some of what is idle now; returns how many connections moved. Between two stacks they exist nowhere else, so the journal says how far
+ * this has come: until their states stand in it the old partition takes them back, from then on they are put into the new one.
+ */
 export async function handOverIdle(move: Move): Promise<number> {
-  const { env, from, to } = move;
-  const { mux, hypervisor } = env;
+  const { env, from } = move;
+  const { mux, hypervisor, log } = env;
   const old = hypervisor.control(from);
   const { idle } = await old.freezeIdle(BATCH);
   if (idle.length === 0) {
@@ -41,39 +46,80 @@ export async function handOverIdle(move: Move): Promise<number> {
     from,
     parts.map(({ address }) => address),
   );
-  try {
+  const hold = async (timeoutMs: number, withBarrier: boolean) => {
     for (const { address, flows } of parts) {
       await mux.execute('hold-start', {
         address,
         scope: 'flows',
         flows: flows.map((flow) => ({ ...flow, localAddress: address })),
-        ...barriers.after(address),
-        limits: { timeoutMs: HOLD_LIMIT_MS },
+        ...(withBarrier ? barriers.after(address) : {}),
+        limits: { timeoutMs },
       });
     }
+  };
+  let reclaim = true;
+  try {
+    await hold(HOLD_LIMIT_MS, true);
+    move.noteHandOver({ state: 'begun' });
     const { connections, neighbors } = await old.exportConnections({
       barrier: barriers.all,
       timeoutMs: HOLD_LIMIT_MS,
       flows: idle,
     });
-    const renamed = connections.map((connection) => underAddress(connection, move));
-    // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
-    for (const { address } of parts) {
-      const flows = move.flowsOf(
-        address,
-        renamed.map((connection) => connection.flow),
-      );
-      await mux.execute('flows-moved', { address, flows });
-    }
-    const { imported, refused } = await hypervisor.control(to).importConnections(renamed, neighbors);
-    for (const { flow, reason } of refused) {
-      env.log.warn('connection was not taken over', { flow, reason });
-    }
-    return imported;
+    const taken = connections.map((connection) => underAddress(connection, move));
+    // Until they are put, also by a control process that has to start first, nobody could answer for them.
+    await hold(TAKEN_HOLD_MS, false);
+    reach('hand-over.before-persist');
+    move.noteHandOver({ state: 'taken', connections: taken, neighbors });
+    reclaim = false;
+    reach('hand-over.persisted');
+    return await putOver(move, taken, neighbors);
   } finally {
+    // First: what is held meets its connections again.
+    await old
+      .resume({ reclaim })
+      .catch((error) => log.warn('the old partition was not resumed', { reason: messageOf(error) }));
     for (const { address } of parts) await mux.execute('hold-release', { address });
-    await old.resume();
   }
+}
+
+/** As often as it takes, within reason: nobody else has these connections any more. */
+async function putOver(
+  move: Move,
+  connections: readonly ConnectionState[],
+  neighbors: readonly Neighbor[],
+): Promise<number> {
+  const { env, to } = move;
+  const all = connections.map((connection) => connection.flow);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
+      for (const address of move.addresses) {
+        const flows = move.flowsOf(address, all);
+        if (flows.length > 0) await env.mux.execute('flows-moved', { address, flows });
+      }
+      reach('hand-over.moved');
+      const control = env.hypervisor.control(to);
+      const { imported, refused } = await control.importConnections([...connections], [...neighbors]);
+      for (const { flow, reason } of refused) env.log.warn('connection was not taken over', { flow, reason });
+      reach('hand-over.put');
+      move.noteHandOver({ state: 'done' });
+      return imported;
+    } catch (error) {
+      if (attempt === PUT_ATTEMPTS) throw error;
+      env.log.warn('connections are put once more', { partition: to, reason: messageOf(error) });
+      await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
+    }
+  }
+}
+
+/** What an earlier control process had in its hands when it ended. Before anything that is held goes on. */
+export async function mendHandOver(move: Move): Promise<void> {
+  const last = move.lastHandOver();
+  if (last === undefined || last.state === 'done') return;
+  if (last.state === 'taken') await putOver(move, last.connections, last.neighbors);
+  else move.noteHandOver({ state: 'done' });
+  await move.env.hypervisor.control(move.from).resume({ reclaim: last.state === 'begun' });
 }
 
 /** A connection that left under the old partition's second address arrives under the service address. */

@@ -18,6 +18,15 @@ export interface Barriers {
   readonly all: readonly number[];
 }
 
+/** `begun`: the old partition may have let go of them; `taken`: here they are; `done`: the new one has them. */
+export type HandOver =
+  | { readonly state: 'begun' | 'done' }
+  | {
+      readonly state: 'taken';
+      readonly connections: readonly ConnectionState[];
+      readonly neighbors: readonly Neighbor[];
+    };
+
 /** One move of a service between two partitions; lives in memory during the cut. */
 export class Move {
   readonly env: RunEnvironment;
@@ -36,6 +45,8 @@ export class Move {
   idle: FlowName[] = [];
   connections: ConnectionState[] = [];
   neighbors: Neighbor[] = [];
+  /** The new partition has them: one that has ended there since must not come to life again. */
+  arePut = false;
   handedOver = 0;
   /** UDP flows on which nothing is on its way: they go with the path. */
   answered: FlowName[] = [];
@@ -88,12 +99,36 @@ export class Move {
 
   /** What `keepConnections` of an earlier control process wrote, if any. */
   recallConnections(): void {
-    const kept = this.env.journal
-      .read(this.record.id)
-      .findLast((entry) => entry.kind === 'state' && entry.name === this.#stateName);
+    const entries = this.env.journal.read(this.record.id);
+    const at = entries.findLastIndex(({ kind, name }) => kind === 'state' && name === this.#stateName);
+    const kept = entries[at];
     if (kept?.facts === undefined) return;
+    this.arePut = entries
+      .slice(at)
+      .some(({ kind, name }) => kind === 'step-done' && /\bput-connections$/.test(name));
     this.connections = kept.facts['connections'] as ConnectionState[];
     this.neighbors = kept.facts['neighbors'] as Neighbor[];
+  }
+
+  /** Connections that follow after the switch are journalled as well. */
+  noteHandOver(hand: HandOver): void {
+    this.env.journal.append({
+      runId: this.record.id,
+      kind: 'state',
+      name: this.#handOverName,
+      atMs: Number(this.env.clock.wallNs() / 1_000_000n),
+      facts: hand as unknown as Record<string, unknown>,
+    });
+  }
+
+  lastHandOver(): HandOver | undefined {
+    const entries = this.env.journal.read(this.record.id);
+    const last = entries.findLast(({ kind, name }) => kind === 'state' && name === this.#handOverName);
+    return last?.facts as unknown as HandOver | undefined;
+  }
+
+  get #handOverName(): string {
+    return `hand-over ${this.from} → ${this.to}`;
   }
 
   get procedure(): Procedure {

@@ -129,11 +129,17 @@ export async function dropWayBack(env: RunEnvironment, runId: string): Promise<v
 async function answers(env: RunEnvironment, partition: string): Promise<boolean> {
   const { state } = await env.hypervisor.partitionStatus(partition);
   if (state !== 'running') return false;
-  try {
-    await env.hypervisor.control(partition).ping(PING_MS);
-    return true;
-  } catch {
-    return false;
+  // Silence is the sign, not one failure: it is ended for it, with everybody who is connected to it.
+  const untilMs = env.clock.nowMs() + PING_MS;
+  for (;;) {
+    const leftMs = untilMs - env.clock.nowMs();
+    if (leftMs <= 0) return false;
+    try {
+      await env.hypervisor.control(partition).ping(leftMs);
+      return true;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
   }
 }
 
