@@ -17,6 +17,7 @@ import { join, resolve } from 'node:path';
 import { ApiClient } from '../../../src/cli/api-client.ts';
 import type { Scene } from '../../../src/cli/demo/scene.ts';
 import { buildScene, publishPatch, SERVICE_ADDRESS } from '../../../src/cli/demo/scene.ts';
+import { programFile } from '../../../src/common/index.ts';
 import type { RunView } from '../../../src/daemon/index.ts';
 import type { RunPhase } from '../../../src/patch/index.ts';
 import { eventually } from '../../support/index.ts';
@@ -53,12 +54,12 @@ export class Site {
     this.daemon = this.#spawn();
   }
 
-  #spawn(): ChildProcess {
+  #spawn(root = ROOT): ChildProcess {
     const daemon = spawn(
       process.execPath,
       [
         '--disable-warning=ExperimentalWarning',
-        join(ROOT, 'src/daemon/processes/control.ts'),
+        programFile(join(root, 'src/daemon/processes/control.ts'), root),
         '--config',
         this.scene.configuration,
         ...(this.#survives ? [] : ['--lifeline']),
@@ -87,9 +88,9 @@ export class Site {
     await this.restart();
   }
 
-  /** A new control process, where the old one has ended. */
-  async restart(): Promise<void> {
-    this.daemon = this.#spawn();
+  /** A new control process, where the old one has ended; of the product in folder `root`. */
+  async restart(root = ROOT): Promise<void> {
+    this.daemon = this.#spawn(root);
     await this.up();
   }
 

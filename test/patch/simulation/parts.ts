@@ -1,12 +1,16 @@
-/** What the simulated world consists of: clients and their connections, guests, what the mux holds. */
+/** What the simulated world consists of: clients and their connections, guests, what is between two guests. */
+
+import type { Timer } from '../../../src/common/index.ts';
 
 export type PartitionId = 'A' | 'B';
+export const PARTITIONS: readonly PartitionId[] = ['A', 'B'];
 export const ADDRESS = '10.0.0.1';
+export const SECOND = '10.0.0.2';
 const CLIENT_ADDRESS = '10.0.0.200';
 
 export interface Request {
-  /** Number of the write. */
-  readonly write: number;
+  /** Number of the write; undefined: it only reads. */
+  readonly write: number | undefined;
   /** A try that nobody waits for any more is not answered. */
   readonly attempt: number;
   readonly connection: Connection;
@@ -28,17 +32,23 @@ export interface Client {
   next: number;
   readonly acknowledged: number[];
   failures: number;
+  timeout?: Timer;
 }
 
 export interface Guest {
   phase: 'stopped' | 'ready' | 'serving' | 'frozen';
   boots: number;
+  /** Its connections are under this one; it takes the other, too, where it was told to. */
+  address: string;
   diskExported: boolean;
   frozenFileSystems: boolean;
   readonly connections: Set<Connection>;
+  /** Frozen, a few at a time, while the others go on. */
+  readonly waiting: Set<Connection>;
   /** Not read yet: the connection is frozen. */
   unread: Request[];
-  busy: number;
+  /** Requests being worked on. */
+  readonly busy: Set<Request>;
   exported: Handed[];
 }
 
@@ -56,23 +66,18 @@ export interface Handed {
   readonly unread: Request[];
 }
 
-export interface Hold {
-  scope: 'new-flows' | 'all';
-  readonly queue: Request[];
-  readonly began: number;
-}
-
 export const ZERO = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0, longestHoldMs: 0 };
 
 export function newGuest(): Guest {
   return {
-    ...{ phase: 'stopped' as const, boots: 0, diskExported: false, frozenFileSystems: false },
-    ...{ connections: new Set<Connection>(), unread: [], busy: 0, exported: [] },
+    ...{ phase: 'stopped' as const, boots: 0, address: ADDRESS, diskExported: false },
+    ...{ frozenFileSystems: false, connections: new Set<Connection>(), unread: [] },
+    ...{ busy: new Set<Request>(), waiting: new Set<Connection>(), exported: [] },
   };
 }
 
-export function flowOf(connection: Connection): Flow {
-  return { localAddress: ADDRESS, localPort: 80, remoteAddress: CLIENT_ADDRESS, remotePort: connection.id };
+export function flowOf(connection: Connection, localAddress = ADDRESS): Flow {
+  return { localAddress, localPort: 80, remoteAddress: CLIENT_ADDRESS, remotePort: connection.id };
 }
 
 export function detail(args: Record<string, unknown>): string {

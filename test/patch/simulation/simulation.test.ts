@@ -4,49 +4,50 @@
  * with and without having been done; the new partition dies, or the block process. Afterwards there is one owner of address and disk, no acknowledged
  * write is lost, nothing is held, the service answers, and the next run succeeds.
  */
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { SeededRandom } from '../../../src/common/index.ts';
 import { inScratch, limitMs, seeded, Trials, within } from '../../support/index.ts';
-import type { Fault, Story } from './trial.ts';
+import { storyOf, WAY_NAMES } from './stories.ts';
 import { simulate } from './trial.ts';
 
 const simulation = suite('patch/simulation');
 
-/** Commands of a run with its way back, about; later ones belong to the run that nobody disturbs. */
-const CALLS = 260;
-const FATES: readonly Fault['fate'][] = [
-  'control-dies',
-  'control-dies-after',
-  'fails',
-  'done-and-fails',
-  'new-guest-dies',
-  'block-restarts',
-];
 const LIMIT_MS = 240_000;
+const CALM = { way: 'hold', reading: false, faults: [] } as const;
 
-function storyOf(seed: number): Story {
-  const random = new SeededRandom(seed);
-  const faults = Array.from({ length: 1 + random.below(3) }, () => ({
-    call: 1 + random.below(CALLS),
-    fate: FATES[random.below(FATES.length)]!,
-  }));
-  return { seed, faults, ending: random.below(2) === 0 ? 'commit' : 'rollback' };
+/** Evidence is written many thousand times: to memory where there is such a place. */
+async function inMemory(body: (directory: string) => Promise<void>): Promise<void> {
+  if (!existsSync('/dev/shm')) return inScratch(body);
+  const directory = mkdtempSync('/dev/shm/changeover-simulation-');
+  try {
+    await body(directory);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
 }
 
 simulation(
   'undisturbed, a run is cut, committed or rolled back, and no request fails',
   within(
     () =>
-      inScratch(async (directory) => {
-        const committed = await simulate({ seed: 1, faults: [], ending: 'commit' }, directory);
+      inMemory(async (directory) => {
+        const committed = await simulate({ ...CALM, seed: 1, ending: 'commit' }, directory);
         assert.is(committed.phases, 'ready cutting probation committed ready cutting probation committed');
-        const back = await simulate({ seed: 2, faults: [], ending: 'rollback' }, directory);
+        const back = await simulate({ ...CALM, seed: 2, ending: 'rollback' }, directory);
         assert.is(
           back.phases,
           'ready cutting probation rolling-back rolled-back ready cutting probation committed',
         );
         assert.is(committed.failures + back.failures, 0);
+        for (const way of WAY_NAMES)
+          for (const reading of way === 'overlap' ? [true] : [true, false]) {
+            const { failures } = await simulate(
+              { ...CALM, seed: 3, way, reading, ending: 'rollback' },
+              directory,
+            );
+            assert.is(failures, 0, `${way}, ${reading ? 'readers' : 'writers'}`);
+          }
         for (const name of ['disks copy-cut', 'mux switch B', 'guest A export', 'guest B import'])
           assert.ok(committed.commands.includes(name), name);
       }),
@@ -64,11 +65,11 @@ for (const [flaw, expected] of [
     `a world that ${flaw.replaceAll('-', ' ')} is noticed`,
     within(
       () =>
-        inScratch(async (directory) => {
+        inMemory(async (directory) => {
           const found: string[] = [];
           for (let seed = 1; seed <= 10 && found.length === 0; seed++) {
             try {
-              await simulate({ seed, faults: [], ending: 'rollback', flaw }, directory);
+              await simulate({ ...CALM, seed, ending: 'rollback', flaw }, directory);
             } catch (error) {
               found.push(String(error));
             }
@@ -85,8 +86,8 @@ simulation(
   within(
     () =>
       seeded((first, seed) =>
-        inScratch(async (directory) => {
-          const trials = new Trials('F1: simulated runs', 120, 1_000_000);
+        inMemory(async (directory) => {
+          const trials = new Trials('F1: simulated runs', 2_000, 1_000_000);
           const orders = new Set<string>();
           let deaths = 0;
           for (; trials.more; trials.count++) {

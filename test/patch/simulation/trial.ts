@@ -3,15 +3,16 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { messageOf, SeededRandom } from '../../../src/common/index.ts';
-import type { RunPhase } from '../../../src/patch/index.ts';
+import type { RunPhase, RunRequest } from '../../../src/patch/index.ts';
 import { FINAL_PHASES, PatchManager } from '../../../src/patch/index.ts';
 import type { Flaw } from './disks.ts';
 import type { PartitionId } from './parts.ts';
+import { ADDRESS, PARTITIONS } from './parts.ts';
 import type { Fate } from './world.ts';
-import { PARTITIONS, World } from './world.ts';
+import { World } from './world.ts';
 
 const CLIENTS = 6;
-const LIMIT_MS = 300_000;
+const LIMIT_MS = 120_000;
 /** Longer than the watch of the probation needs to find out and to begin a rollback. */
 const SETTLED_MS = 5_000;
 /** A process takes so long to be started again, at least: what its predecessor had sent has arrived by then. */
@@ -21,11 +22,24 @@ const BUSY: readonly RunPhase[] = ['preparing', 'cutting', 'rolling-back', 'undo
 export interface Fault {
   /** Number of the command, of all that are given from the beginning on. */
   readonly call: number;
-  readonly fate: Exclude<Fate, 'done'> | 'new-guest-dies' | 'block-restarts';
+  readonly fate: Exclude<Fate, 'done'> | 'new-guest-dies' | 'old-guest-dies' | 'block-restarts';
 }
+
+/** How the run moves the service. */
+export const WAYS = {
+  hold: { strategy: 'hold', procedure: 'H6' },
+  'hold-H7': { strategy: 'hold', procedure: 'H7' },
+  drain: { strategy: 'drain', procedure: 'H6' },
+  'drain-H7': { strategy: 'drain', procedure: 'H7' },
+  overlap: { strategy: 'overlap', procedure: 'H8' },
+} as const satisfies Record<string, RunRequest>;
+export type Way = keyof typeof WAYS;
 
 export interface Story {
   readonly seed: number;
+  readonly way: Way;
+  /** Clients read only: nothing is in the way of both partitions running. */
+  readonly reading: boolean;
   readonly faults: readonly Fault[];
   readonly ending: 'commit' | 'rollback';
   /** The world breaks a promise. */
@@ -42,25 +56,28 @@ export interface Outcome {
 
 /** Throws an assertion that names the story when something does not hold. */
 export async function simulate(story: Story, directory: string): Promise<Outcome> {
-  const world = new World(new SeededRandom(story.seed), CLIENTS);
+  const world = new World(new SeededRandom(story.seed), CLIENTS, story.reading);
   world.breaks(story.flaw);
   const timers = takeOverTimers(world);
   const stateDirectory = join(directory, `story-${story.seed}`);
   mkdirSync(stateDirectory, { recursive: true });
   const phases: string[] = [];
+  let disturbedMs = 0;
   const commands: string[] = [];
   const pending = [...story.faults].sort((a, b) => a.call - b.call);
   world.fate = (call, what) => {
     commands.push(what);
     const fault = pending[0]?.call === call ? pending.shift() : undefined;
     if (fault === undefined) return 'done';
+    disturbedMs = world.clock.nowMs();
     if (fault.fate === 'block-restarts') {
       world.restartBlock();
       return 'done';
     }
-    if (fault.fate !== 'new-guest-dies') return fault.fate;
+    if (fault.fate !== 'new-guest-dies' && fault.fate !== 'old-guest-dies') return fault.fate;
     const other = world.active === 'A' ? 'B' : 'A';
-    if (world.path !== other) world.killGuest(other);
+    if (fault.fate === 'old-guest-dies') world.killGuest(world.active);
+    else if (world.mux.path !== other) world.killGuest(other);
     return 'done';
   };
 
@@ -78,6 +95,7 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     const { generation } = world;
     let over = false;
     let failure: unknown;
+    world.wasAnswered = true;
     work(manager).then(
       () => {
         over = true;
@@ -101,7 +119,7 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
   const pass = async (until: () => boolean, limitMs = LIMIT_MS): Promise<boolean> => {
     const endMs = world.clock.nowMs() + limitMs;
     for (;;) {
-      await settle();
+      await settle(world);
       if (until()) return true;
       const due = world.clock.nextDueMs();
       if (due === undefined || due > endMs) return false;
@@ -113,20 +131,24 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     return id === undefined ? undefined : manager.report(id);
   };
   /** No run is on its way somewhere, and what it began has had time to end. */
-  const calm = async (): Promise<void> => {
+  const calm = async (tries = 20): Promise<void> => {
+    check(tries > 0, `the run stays ${current()?.phase}`);
     const { generation } = world;
     const still = () => current() === undefined || !BUSY.includes(current()!.phase);
     await pass(() => still() || world.generation !== generation);
+    world.isCalm = true;
     await pass(() => world.generation !== generation, SETTLED_MS);
-    if (world.generation === generation && still()) return;
+    world.isCalm = false;
+    const settled = world.clock.nowMs() - disturbedMs >= SETTLED_MS;
+    if (world.generation === generation && still() && settled) return;
     if (world.generation !== generation) await recover();
-    await calm();
+    await calm(tries - 1);
   };
 
   try {
     world.supervise(() => current() !== undefined && BUSY.includes(current()!.phase));
     await pass(() => false, 200);
-    await order((to) => to.run({ withoutPatches: true, strategy: 'hold' }));
+    await order((to) => to.run({ withoutPatches: true, ...WAYS[story.way] }));
     await calm();
     holds('after the run');
     const id = manager.currentId();
@@ -138,7 +160,7 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     await over();
     // Whatever happened: the next run, which nobody disturbs, succeeds.
     pending.length = 0;
-    const failure = await order((to) => to.run({ withoutPatches: true, strategy: 'hold' }));
+    const failure = await order((to) => to.run({ withoutPatches: true, ...WAYS[story.way] }));
     check(failure === undefined, `the next run failed: ${messageOf(failure)}`);
     await calm();
     holds('after the next run');
@@ -146,14 +168,15 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     await order((to) => to.commit(manager.currentId()!));
     await calm();
     holds('after its commit');
-    const before = world.acknowledged.length;
+    const before = answered();
     await pass(() => false, 1_000);
-    check(world.acknowledged.length > before + 10, 'the service does not answer');
+    check(answered() > before + 10, 'the service does not answer');
+    check(guestsDied() || world.failures === 0, `${world.failures} requests failed`);
     return {
       calls: world.calls,
       phases: phases.join(' '),
       commands,
-      failures: world.clients.reduce((sum, client) => sum + client.failures, 0),
+      failures: world.failures,
     };
   } finally {
     world.stopClients();
@@ -173,26 +196,37 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     check(false, `the run cannot be ended, it is ${current()?.phase}`);
   }
 
+  function answered(): number {
+    return world.clients.reduce((sum, client) => sum + client.next, 0);
+  }
+
+  /** Requests end with their partition, and where a partition was stopped for too long. */
+  function guestsDied(): boolean {
+    return story.faults.some(({ fate }) => /guest/.test(fate));
+  }
+
   function check(holds: boolean, sentence: string): void {
     if (holds) return;
     const faults = story.faults.map(({ call, fate }) => `${fate} at ${call} (${commands[call - 1]})`);
     assert.unreachable(
-      `${sentence}\n  SEED=${story.seed}, ${story.ending}, ${faults.join(', ') || 'no fault'}\n  ${phases.join(' ')}\n  ${world.alarms.join('; ')}`,
+      `${sentence}\n  SEED=${story.seed}, ${story.way}${story.reading ? ' of readers' : ''}, ${story.ending}, ${faults.join(', ') || 'no fault'}\n  ${phases.join(' ')}\n  ${world.alarms.join('; ')}`,
     );
   }
 
   function holds(when: string): void {
     const say = (what: string) => `${when}: ${what}`;
-    const { active, path, guests, disks } = world;
+    const { active, guests, disks, mux } = world;
+    const { path } = mux;
     const other: PartitionId = active === 'A' ? 'B' : 'A';
     const disk = (id: PartitionId) => disks.application(id);
     check(path === active, say(`${active} is active, the path leads to ${path}`));
     check(guests[active].phase === 'serving', say(`${active} is active and ${guests[active].phase}`));
-    check(world.ports[active] === 'attached', say(`the port of ${active} is isolated`));
+    check(mux.ports[active] === 'attached', say(`the port of ${active} is isolated`));
+    check(guests[active].address === ADDRESS, say(`${active} is active under ${guests[active].address}`));
     check(disk(active).fence === 'none', say(`the disk of ${active} is fenced`));
     check(!guests[active].frozenFileSystems, say(`the file systems of ${active} are frozen`));
-    check(world.hold === undefined, say('requests are held'));
-    check(world.privatePath === null, say('the private path is still there'));
+    check(mux.hold === undefined && mux.flowHold === undefined, say('requests are held'));
+    check(mux.privatePath === null, say('the private path is still there'));
     const writes = (id: PartitionId) =>
       guests[id].phase !== 'stopped' && guests[id].diskExported && disk(id).fence === 'none';
     check(!(writes(active) && writes(other)), say('both partitions own their disk'));
@@ -207,9 +241,17 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
   }
 }
 
+/** What a client or a guest does on its own is soon done; code under test may go through any number of promises. */
+const OWN_TURNS = 8;
+
 /** Lets everything happen that does not wait for time. */
-function settle(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+async function settle(world: World): Promise<void> {
+  if (!world.wasAnswered) {
+    for (let i = 0; i < OWN_TURNS; i++) await undefined;
+    if (!world.wasAnswered) return;
+  }
+  world.wasAnswered = false;
+  await new Promise((resolve) => setImmediate(resolve));
 }
 
 /** `setTimeout` of the code under test runs on the world's clock, and dies with its control process. */
@@ -218,7 +260,9 @@ function takeOverTimers(world: World): { give(): void } {
   globalThis.setTimeout = ((callback: (...args: unknown[]) => void, ms = 0, ...args: unknown[]) => {
     const { generation } = world;
     return world.clock.after(ms, () => {
-      if (world.generation === generation) callback(...args);
+      if (world.generation !== generation) return;
+      world.wasAnswered = true;
+      callback(...args);
     });
   }) as unknown as typeof setTimeout;
   globalThis.clearTimeout = ((timer?: { cancel?: () => void }) => timer?.cancel?.()) as typeof clearTimeout;

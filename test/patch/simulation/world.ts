@@ -10,14 +10,26 @@ import { MemoryJournal, MemoryPatchTable } from '../../../src/patch/index.ts';
 
 import type { Flaw } from './disks.ts';
 import { SimulatedDisks, WorldError } from './disks.ts';
-import type { Client, Flow, Guest, Handed, Hold, PartitionId, Request } from './parts.ts';
-import { ADDRESS, detail, flowOf, newGuest, ZERO } from './parts.ts';
+import { SimulatedMux } from './mux.ts';
+import type { Client, Connection, Flow, Guest, Handed, PartitionId, Request } from './parts.ts';
+import { ADDRESS, detail, flowOf, newGuest, PARTITIONS, SECOND } from './parts.ts';
 
-export const PARTITIONS: readonly PartitionId[] = ['A', 'B'];
 const CLIENT_TIMEOUT_MS = 700;
+/** A process that was stopped answers so much later, unless that is too long for who waits. */
+const LATE_MS = 3_000;
+/** As `supervision.answerMs`: a guest that is silent for so long is ended. */
+const ANSWER_MS = 2_000;
 
 /** What becomes of one command of the control process. */
-export type Fate = 'done' | 'fails' | 'done-and-fails' | 'control-dies' | 'control-dies-after';
+export type Fate =
+  | 'done'
+  | 'fails'
+  | 'done-and-fails'
+  | 'answered-late'
+  | 'done-late'
+  | 'guest-silent'
+  | 'control-dies'
+  | 'control-dies-after';
 
 export class World {
   readonly clock = new VirtualClock();
@@ -28,12 +40,8 @@ export class World {
   readonly disks: SimulatedDisks;
   readonly clients: Client[] = [];
   readonly alarms: string[] = [];
-  #flaw: Flaw | undefined;
+  readonly mux: SimulatedMux;
   active: PartitionId = 'A';
-  path: PartitionId = 'A';
-  ports: Record<PartitionId, 'attached' | 'isolated'> = { A: 'attached', B: 'isolated' };
-  hold: Hold | undefined;
-  privatePath: PartitionId | null = null;
   assigned = new Set<string>(['A']);
   /** Commands so far, of all control processes. */
   calls = 0;
@@ -42,14 +50,26 @@ export class World {
   /** Control processes so far; what belongs to an earlier one is not told anything any more. */
   generation = 1;
   onDeath: () => void = () => {};
+  /** Code under test was told something. */
+  wasAnswered = false;
+  /** Clients think longer while nothing is going on. */
+  isCalm = false;
+  readonly #reading: boolean;
   /** What connection states stand for: they pass through the journal as data. */
   readonly #handed = new Map<number, Handed>();
   #connections = 0;
+  readonly #stoppedUntilMs = new Map<string, number>();
   #clientsRun = true;
 
-  constructor(random: SeededRandom, clients: number) {
+  constructor(random: SeededRandom, clients: number, reading = false) {
     this.random = random;
+    this.#reading = reading;
     this.disks = new SimulatedDisks(this.clock, random, PARTITIONS);
+    this.mux = new SimulatedMux(this.clock, this.clients, this.guests, (to, request, isNew) => {
+      const { phase, connections } = this.guests[to];
+      if (isNew && (phase === 'serving' || phase === 'frozen')) connections.add(request.connection);
+      this.#receive(to, request);
+    });
     Object.assign(this.guests.A, { phase: 'serving', diskExported: true });
     for (let i = 0; i < clients; i++) {
       const client: Client = {
@@ -95,14 +115,14 @@ export class World {
             state: this.guests[id].phase === 'stopped' ? 'stopped' : 'running',
             guest: this.#status(id),
           })),
-        startPartition: (id: PartitionId, options: { isolated?: boolean }) =>
-          call(`start ${id}`, () => this.#start(id, options.isolated === true), 300),
-        restartPartition: (id: PartitionId, options: { isolated?: boolean }) =>
+        startPartition: (id: PartitionId, options: StartOptions) =>
+          call(`start ${id}`, () => this.#start(id, options), 300),
+        restartPartition: (id: PartitionId, options: StartOptions) =>
           call(
             `restart ${id}`,
             () => {
               this.#stop(id);
-              return this.#start(id, options.isolated === true);
+              return this.#start(id, options);
             },
             300,
           ),
@@ -119,7 +139,7 @@ export class World {
       },
       mux: {
         execute: (name: string, args: never) =>
-          call(`mux ${name} ${detail(args)}`, () => this.#mux(name, args), 0.5),
+          call(`mux ${name} ${detail(args)}`, () => this.mux.execute(name, args), 0.5),
       },
       disks: {
         execute: (name: string, args: never) =>
@@ -128,7 +148,7 @@ export class World {
       probe: {
         addresses: ['10.0.0.250'],
         port: 'probe',
-        check: (_address: string) => call('probe', () => this.#probe(), 2),
+        check: (address: string) => call('probe', () => this.#probe(bareOf(address)), 2),
         pulse: async () => undefined,
         privately: (work: () => Promise<unknown>) => work(),
       },
@@ -142,13 +162,13 @@ export class World {
       },
       policy: {
         ...{ allowUnsigned: true, malwareScanner: 'none', allowUnscanned: true, strategy: 'hold' },
-        budget: { pauseMs: 5_000, copyMs: 60_000, quiesceMs: 500 },
+        budget: { pauseMs: 5_000, copyMs: 60_000, quiesceMs: 500, drainMs: 1_000, oldFlowsMs: 5_000 },
         lateWrites: 'refuse',
         probation: { startWaitMs: 100, stabilityMs: 1_000, tries: 3, rollbackOnFailure: true },
       },
       services: [
         {
-          ...{ name: 'service', address: `${ADDRESS}/24` },
+          ...{ name: 'service', address: `${ADDRESS}/24`, second: `${SECOND}/24` },
           health: { tcp: { port: 80, timeoutMs: 1_000 } },
         },
       ],
@@ -179,7 +199,7 @@ export class World {
   }
 
   breaks(flaw: Flaw | undefined): void {
-    this.#flaw = flaw;
+    this.mux.flaw = flaw;
     this.disks.flaw = flaw;
   }
 
@@ -193,8 +213,10 @@ export class World {
     const look = () => {
       const guest = this.guests[this.active];
       if (guest.phase === 'stopped' && !isMoving()) {
-        this.#start(this.active, false);
+        this.#start(this.active, { isolated: false });
         Object.assign(guest, { phase: 'serving', diskExported: true });
+        // As the daemon does when it starts an active partition.
+        this.mux.path = this.active;
       }
       this.clock.after(500, look);
     };
@@ -203,6 +225,10 @@ export class World {
 
   get acknowledged(): number[] {
     return this.clients.flatMap((client) => client.acknowledged);
+  }
+
+  get failures(): number {
+    return this.clients.reduce((sum, client) => sum + client.failures, 0);
   }
 
   #call<T>(generation: number, what: string, effect: () => T | Promise<T>, takesMs: number): Promise<T> {
@@ -220,9 +246,28 @@ export class World {
         this.clock.after((ms * (50 + this.random.below(150))) / 100, work);
       const answer = (give: () => void) =>
         later(0.2, () => {
-          if (generation === this.generation) give();
+          if (generation !== this.generation) return;
+          this.wasAnswered = true;
+          give();
         });
-      later(takesMs, async () => {
+      const guest = /^guest ([AB])/.exec(what)?.[1] as PartitionId | undefined;
+      if (fate === 'guest-silent' && guest !== undefined) {
+        this.clock.after(ANSWER_MS, () => {
+          this.#stop(guest);
+          this.wasAnswered = true;
+          if (generation === this.generation)
+            reject(new WorldError('closed', `${guest} did not answer and was killed`));
+        });
+        return;
+      }
+      // A process that is stopped does nothing of what it is told, and does it in order when it goes on.
+      const told = guest ?? what.split(' ')[0]!;
+      const nowMs = this.clock.nowMs();
+      if (fate === 'done-late') this.#stoppedUntilMs.set(told, nowMs + LATE_MS);
+      const waitMs = Math.max(0, (this.#stoppedUntilMs.get(told) ?? 0) - nowMs);
+      const arrives = (work: () => void) =>
+        waitMs === 0 ? later(takesMs, work) : this.clock.after(waitMs, () => later(takesMs, work));
+      arrives(async () => {
         if (fate === 'fails') {
           answer(() => reject(new WorldError('EIO', `${what} was made to fail`)));
           return;
@@ -232,7 +277,9 @@ export class World {
           if (fate === 'control-dies-after' && generation === this.generation) this.kill();
           if (fate === 'done-and-fails')
             answer(() => reject(new WorldError('timeout', `${what} was not answered`)));
-          else answer(() => resolve(result));
+          else if (fate === 'answered-late') {
+            this.clock.after(LATE_MS, () => answer(() => resolve(result)));
+          } else answer(() => resolve(result));
         } catch (error) {
           if (fate === 'control-dies-after' && generation === this.generation) this.kill();
           answer(() => reject(error));
@@ -243,25 +290,36 @@ export class World {
 
   // ---- partitions
 
-  #start(id: PartitionId, isolated: boolean): object {
+  #start(id: PartitionId, { isolated = false, addresses = [ADDRESS] }: StartOptions): object {
     const guest = this.guests[id];
     if (guest.phase !== 'stopped') throw new WorldError('running', `${id} runs already`);
     Object.assign(guest, { phase: 'ready', boots: guest.boots + 1, diskExported: false });
-    this.ports[id] = isolated ? 'isolated' : 'attached';
+    guest.address = bareOf(addresses[0]!);
+    this.mux.ports[id] = isolated ? 'isolated' : 'attached';
     return { state: 'running', guest: this.#status(id) };
   }
 
   #stop(id: PartitionId): void {
     const guest = this.guests[id];
     for (const connection of guest.connections) connection.closed = true;
+    for (const { connection } of guest.exported) if (this.#isNowhere(connection)) connection.closed = true;
     guest.connections.clear();
-    Object.assign(guest, { phase: 'stopped', boots: guest.boots + 1, diskExported: false, busy: 0 });
+    guest.busy.clear();
+    Object.assign(guest, { phase: 'stopped', boots: guest.boots + 1, diskExported: false });
     Object.assign(guest, { frozenFileSystems: false, unread: [], exported: [] });
+    guest.waiting.clear();
+  }
+
+  #isNowhere(connection: Connection): boolean {
+    return PARTITIONS.every((id) => !this.guests[id].connections.has(connection));
   }
 
   #status(id: PartitionId): object {
-    const { phase, connections } = this.guests[id];
-    return { phase, bootMs: 1, startUp: [], connections: connections.size, applicationStartMs: 20 };
+    const { phase, connections, address } = this.guests[id];
+    return {
+      ...{ phase, bootMs: 1, startUp: [], connections: connections.size, applicationStartMs: 20 },
+      addresses: [`${address}/24`],
+    };
   }
 
   #control(
@@ -301,10 +359,21 @@ export class World {
           },
           20,
         ),
-      quiesce: (budgetMs: number, _all: boolean, freeze = false) =>
-        command('quiesce', () => this.#quiesce(guest, budgetMs, freeze)),
-      freezeIdle: (most: number) =>
-        command('freeze-idle', () => ({ idle: [...guest.connections].slice(0, most).map(flowOf) })),
+      quiesce: (budgetMs: number, all = false, freeze = false) =>
+        command('quiesce', () => this.#quiesce(guest, budgetMs, all, freeze)),
+      freezeIdle: (most: number) => command('freeze-idle', () => this.#freezeIdle(guest, most)),
+      prepareAddress: (_from: string, _to: string) => command('address-prepare', () => ({})),
+      alterAddress: (from: string, to: string) =>
+        command('address-alter', () => {
+          if (guest.address === from) guest.address = to;
+          return { connections: guest.connections.size };
+        }),
+      changedFiles: () => command('changed-files', () => ({ files: [], more: false })),
+      connections: () =>
+        command('connections', () => ({
+          connections: [...guest.connections].map((c) => ({ flow: flowOf(c) })),
+        })),
+      windDown: (flows: { remotePort: number }[]) => command('wind-down', () => this.#windDown(guest, flows)),
       resume: ({ reclaim = false } = {}) => command('resume', () => this.#resume(id, reclaim)),
       exportConnections: ({ flows }: { flows?: { remotePort: number }[] }) =>
         command('export', () => this.#exportConnections(guest, flows)),
@@ -318,14 +387,40 @@ export class World {
     return 1;
   }
 
-  async #quiesce(guest: Guest, budgetMs: number, freeze: boolean): Promise<object> {
+  async #quiesce(guest: Guest, budgetMs: number, all: boolean, freeze: boolean): Promise<object> {
     if (guest.phase === 'serving') guest.phase = 'frozen';
     const untilMs = this.clock.nowMs() + budgetMs;
-    while (guest.busy > 0 && this.clock.nowMs() < untilMs) await this.sleep(1);
-    const idle = [...guest.connections].map(flowOf);
-    const unfinished = guest.busy > 0 ? ['a request'] : [];
+    const due = () => [...guest.busy].filter(({ write }) => all || write !== undefined);
+    while (due().length > 0 && this.clock.nowMs() < untilMs) await this.sleep(1);
+    const unfinished = due();
     if (freeze && unfinished.length === 0) guest.frozenFileSystems = true;
-    return { unfinished, draining: [], idle, waitedMs: 1 };
+    const busy = new Set([...guest.busy].map(({ connection }) => connection));
+    const flow = (connection: Connection) => flowOf(connection, guest.address);
+    return {
+      unfinished: budgetMs === 0 ? [] : unfinished.map(({ connection }) => flow(connection)),
+      draining: [...busy].map(flow),
+      idle: [...guest.connections].filter((connection) => !busy.has(connection)).map(flow),
+      waitedMs: 1,
+    };
+  }
+
+  #freezeIdle(guest: Guest, most: number): object {
+    const busy = new Set([...guest.busy].map(({ connection }) => connection));
+    const idle = [...guest.connections].filter((connection) => !busy.has(connection)).slice(0, most);
+    for (const connection of idle) guest.waiting.add(connection);
+    return { idle: idle.map((connection) => flowOf(connection, guest.address)) };
+  }
+
+  #windDown(guest: Guest, flows: { remotePort: number }[]): object {
+    const busy = new Set([...guest.busy].map(({ connection }) => connection));
+    const ended = [...guest.connections].filter(
+      (connection) => flows.some(({ remotePort }) => remotePort === connection.id) && !busy.has(connection),
+    );
+    for (const connection of ended) {
+      connection.closed = true;
+      guest.connections.delete(connection);
+    }
+    return { ended: ended.map((connection) => flowOf(connection, guest.address)) };
   }
 
   #resume(id: PartitionId, reclaim: boolean): void {
@@ -333,8 +428,8 @@ export class World {
     const exported = guest.exported;
     guest.exported = [];
     if (reclaim) this.#import(id, exported);
-    if (guest.phase !== 'frozen') return;
-    guest.phase = 'serving';
+    guest.waiting.clear();
+    if (guest.phase === 'frozen') guest.phase = 'serving';
     for (const request of guest.unread.splice(0)) this.#receive(id, request);
   }
 
@@ -345,7 +440,7 @@ export class World {
       const unread = guest.unread.filter((request) => request.connection === connection);
       guest.unread = guest.unread.filter((request) => request.connection !== connection);
       guest.connections.delete(connection);
-      handed.push({ flow: flowOf(connection), connection, unread });
+      handed.push({ flow: flowOf(connection, guest.address), connection, unread });
     }
     guest.exported = handed;
     for (const one of handed) this.#handed.set(one.flow.remotePort, one);
@@ -371,102 +466,18 @@ export class World {
     return { imported, refused };
   }
 
-  // ---- mux
-
-  #mux(name: string, args: Record<string, unknown>): unknown {
-    switch (name) {
-      case 'hold-start': {
-        const scope = args['scope'] === 'new-flows' ? 'new-flows' : 'all';
-        if (args['scope'] === 'flows') return {};
-        if (this.hold !== undefined) {
-          this.hold.scope = scope;
-          return {};
-        }
-        const hold: Hold = { scope, queue: [], began: this.clock.nowMs() };
-        this.hold = hold;
-        const { timeoutMs } = args['limits'] as { timeoutMs: number };
-        this.clock.after(timeoutMs, () => {
-          if (this.hold === hold) this.#release();
-        });
-        return {};
-      }
-      case 'hold-release':
-        if (this.#flaw === 'keeps-holding') return { released: 0, longestHoldMs: 1 };
-        return { released: this.#release(), longestHoldMs: 1 };
-      case 'switch': {
-        const moved = new Set(
-          (args['moved'] as { remotePort: number }[]).map(({ remotePort }) => remotePort),
-        );
-        this.path = args['to'] as PartitionId;
-        for (const { connection } of this.clients) {
-          if (connection?.port === undefined) continue;
-          connection.steered = !moved.has(connection.id) && connection.port !== this.path;
-          if (!connection.steered) connection.port = this.path;
-        }
-        return { steered: 0 };
-      }
-      case 'flows':
-        return this.clients
-          .filter(({ connection }) => connection?.steered === true && !connection.closed)
-          .map(({ connection }) => ({
-            ...{ flow: flowOf(connection!), port: connection!.port, steered: true, state: 'open', idleMs: 0 },
-          }));
-      case 'flows-moved':
-        for (const { remotePort } of args['flows'] as { remotePort: number }[]) {
-          const found = this.clients.find(({ connection }) => connection?.id === remotePort)?.connection;
-          if (found !== undefined) Object.assign(found, { steered: false, port: this.path });
-        }
-        return { moved: 0 };
-      case 'path-set':
-        this.path = args['port'] as PartitionId;
-        return {};
-      case 'port-state':
-        this.ports[args['name'] as PartitionId] = args['state'] as 'attached' | 'isolated';
-        return {};
-      case 'private-path':
-        this.privatePath = args['port'] as PartitionId | null;
-        return {};
-      case 'counters':
-        return { total: ZERO, sinceSwitch: ZERO, drops: {}, flows: 0 };
-      case 'ports':
-        return [];
-      default:
-        return { abandoned: [], packets: 0 };
-    }
-  }
-
-  #release(): number {
-    const queue = this.hold?.queue ?? [];
-    this.hold = undefined;
-    for (const request of queue) this.#route(request);
-    return queue.length;
-  }
-
-  #route(request: Request): void {
-    const { connection } = request;
-    const isNew = connection.port === undefined;
-    if (this.hold !== undefined && (this.hold.scope === 'all' || isNew)) {
-      this.hold.queue.push(request);
-      return;
-    }
-    connection.port ??= this.path;
-    const target = connection.port;
-    if (this.ports[target] !== 'attached') return;
-    if (isNew && (this.guests[target].phase === 'serving' || this.guests[target].phase === 'frozen'))
-      this.guests[target].connections.add(connection);
-    this.#receive(target, request);
-  }
-
-  async #probe(): Promise<object> {
+  async #probe(address: string): Promise<object> {
+    const { mux } = this;
     const startMs = this.clock.nowMs();
     const untilMs = startMs + 1_000;
     let ok = false;
     while (!ok && this.clock.nowMs() < untilMs) {
-      const target = this.privatePath ?? (this.hold === undefined ? this.path : undefined);
+      const target = mux.privatePath ?? (mux.hold === undefined ? mux.path : undefined);
       ok =
         target !== undefined &&
         this.guests[target].phase === 'serving' &&
-        (this.privatePath !== null || this.ports[target] === 'attached');
+        this.guests[target].address === address &&
+        (mux.privatePath !== null || mux.ports[target] === 'attached');
       if (!ok) await this.sleep(10);
     }
     return {
@@ -481,7 +492,9 @@ export class World {
 
   #receive(id: PartitionId, request: Request): void {
     const guest = this.guests[id];
-    if (guest.phase === 'frozen') guest.unread.push(request);
+    // Taken out of the stack: dropped without an answer, the client sends it again.
+    if (guest.exported.some(({ connection }) => connection === request.connection)) return;
+    if (guest.phase === 'frozen' || guest.waiting.has(request.connection)) guest.unread.push(request);
     else if (guest.phase !== 'serving' || !guest.connections.has(request.connection)) this.#reset(request);
     else void this.#serve(id, request);
   }
@@ -489,16 +502,20 @@ export class World {
   async #serve(id: PartitionId, request: Request): Promise<void> {
     const guest = this.guests[id];
     const { boots } = guest;
-    guest.busy++;
+    guest.busy.add(request);
     await this.sleep(0.5 + this.random.below(30) / 10);
     while (guest.frozenFileSystems && guest.boots === boots) await this.sleep(1);
     if (guest.boots !== boots) return;
-    const ok = guest.diskExported && this.disks.write(diskId(id, 'application'), request.write);
+    const { write } = request;
+    const ok =
+      write === undefined || (guest.diskExported && this.disks.write(diskId(id, 'application'), write));
     // The write is durable before it is acknowledged; between the two the partition may die.
     await this.sleep(0.2);
     if (guest.boots !== boots) return;
-    guest.busy--;
-    this.#answer(request, ok);
+    guest.busy.delete(request);
+    // A connection that went to the other partition meanwhile, or an address nobody rewrites: the answer is on no way to the client.
+    if (guest.connections.has(request.connection) && this.mux.reaches(id, request.connection))
+      this.#answer(request, ok);
   }
 
   #ask(client: Client): void {
@@ -506,8 +523,10 @@ export class World {
     if (client.connection === undefined || client.connection.closed)
       client.connection = { id: ++this.#connections, client, port: undefined, steered: false, closed: false };
     const attempt = ++client.attempt;
-    this.#route({ write: client.next, attempt, connection: client.connection });
-    this.clock.after(CLIENT_TIMEOUT_MS, () => {
+    const write = this.#reading ? undefined : client.next;
+    this.mux.route({ write, attempt, connection: client.connection });
+    client.timeout?.cancel();
+    client.timeout = this.clock.after(CLIENT_TIMEOUT_MS, () => {
       if (client.attempt !== attempt) return;
       this.#drop(client);
       this.#ask(client);
@@ -517,17 +536,19 @@ export class World {
   #answer({ attempt, write, connection: { client } }: Request, ok: boolean): void {
     if (client.attempt !== attempt) return;
     client.attempt++;
+    client.timeout?.cancel();
     if (ok) {
-      client.acknowledged.push(write);
-      client.next = write + 1;
+      if (write !== undefined) client.acknowledged.push(write);
+      client.next++;
     } else client.failures++;
     if (!client.keepAlive || !ok) this.#drop(client);
-    this.clock.after(10 + this.random.below(40), () => this.#ask(client));
+    this.clock.after((this.isCalm ? 300 : 10) + this.random.below(40), () => this.#ask(client));
   }
 
   #reset({ attempt, connection }: Request): void {
     const { client } = connection;
     if (client.attempt !== attempt) return;
+    client.timeout?.cancel();
     client.attempt++;
     client.failures++;
     this.#drop(client);
@@ -545,4 +566,14 @@ export class World {
   sleep(ms: number): Promise<void> {
     return new Promise((resolve) => this.clock.after(ms, resolve));
   }
+}
+
+/** Of what the world looks at. */
+interface StartOptions {
+  readonly isolated?: boolean;
+  readonly addresses?: readonly string[];
+}
+
+function bareOf(address: string): string {
+  return address.split('/')[0]!;
 }

@@ -1,0 +1,17 @@
+/**
+ * F1: a process of the product is killed, stopped, made to fail or replaced by its next version at a named point of a run (docs/points.md), alone or with
+ * another one, while clients write. Here `hold` by H7, `drain` and `overlap`. A seeded sample in `make test`, all of them with SOAK=1.
+ * CASE='overlap step.request-address.begun kill@mux' makes only that one, several of them are separated by `;`.
+ */
+import { limitMs, liveSuite, within } from '../support/index.ts';
+import { OTHER_CASES } from './support/trial-cases.ts';
+import { manyTrials } from './support/trials.ts';
+
+const points = liveSuite('live/points-ways');
+
+points(
+  'by H7, drain or overlap, whatever process dies, stops or fails: one owner, nothing lost, the service answers',
+  within(() => manyTrials('F1: live trials of other ways', 100, OTHER_CASES), limitMs(280_000)),
+);
+
+points.run();
