@@ -65,6 +65,9 @@ export interface GuestStatus {
 /** State of one TCP connection between two requests, as JSON. The fields belong to the stack that wrote it. */
 export type ConnectionState = { readonly flow: FlowName } & Readonly<Record<string, unknown>>;
 
+/** What the partition's stack tells about itself, as JSON. The fields belong to the stack (`StackFigures` of netstack). */
+export type NetworkFigures = Readonly<Record<string, unknown>>;
+
 /** A neighbour on the segment, as its partition knew it: the other one need not ask (ARP, neighbour discovery) before it can send. */
 export interface Neighbor {
   /** IPv4 or IPv6, text form. */
@@ -202,6 +205,8 @@ export interface GuestCommands extends CommandMap {
     arguments: { sinceMs: number; limit: number; under?: string[] };
     result: { files: { path: string; size: number; changedMs: number }[]; more: boolean };
   };
+  /** The stack's own figures: per connection its times and windows, counters, drops by reason. */
+  'changeover-network-figures': { arguments: object; result: NetworkFigures };
   'changeover-connections': {
     arguments: object;
     result: { connections: { flow: FlowName; state: string; requests: 'idle' | 'safe' | 'unsafe' }[] };

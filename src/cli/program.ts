@@ -57,8 +57,16 @@ function daemonCommands(program: Command, hooks: ProgramHooks): void {
     'network',
     {
       summary: 'ports and uplinks: packets, bytes, limits, drops by reason',
-      examples: ['changeover network', 'changeover network --json | jq .ports[0].drops'],
-      act: async (session) => (await import('./commands/network.ts')).network(session),
+      options: [
+        flag('--connections <partition>', 'of the stack of this partition: round trips, windows, losses'),
+      ],
+      examples: [
+        'changeover network',
+        'changeover network --json | jq .ports[0].drops',
+        'changeover network --connections A',
+      ],
+      act: async (session, _args, options) =>
+        (await import('./commands/network.ts')).network(session, options),
     },
     hooks,
   );

@@ -4,6 +4,7 @@ export * from './link/index.ts';
 export * from './node/index.ts';
 export * from './send/index.ts';
 export * from './stack.ts';
+export * from './stack-figures.ts';
 export * from './transport/tcp/index.ts';
 export * from './transport/udp/index.ts';
 export * from './wire/index.ts';

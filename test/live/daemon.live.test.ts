@@ -8,7 +8,7 @@ import { join, resolve } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { Scene } from '../../src/cli/demo/scene.ts';
 import { buildScene, SERVICE_ADDRESS } from '../../src/cli/demo/scene.ts';
-import type { StatusView } from '../../src/daemon/index.ts';
+import type { PartitionFigures, StatusView } from '../../src/daemon/index.ts';
 import { eventually, liveSuite, within } from '../support/index.ts';
 
 const daemon = liveSuite('live/daemon');
@@ -165,6 +165,49 @@ daemon(
     assert.match(err, /serves ledger, stopping it interrupts the service: use --force/);
     const unknown = await changeover('partition', 'show', 'Q');
     assert.match(unknown.err, /there is no partition Q: known are: A, B/);
+  }, LIMIT_MS),
+);
+
+daemon(
+  'the stack of a partition tells of each connection, for people, as JSON and as metrics',
+  within(async () => {
+    const agent = new http.Agent({ keepAlive: true });
+    try {
+      const local = await new Promise<string>((done, fail) => {
+        const request = http.get({ host: SERVICE_ADDRESS, port: 80, path: '/version', agent }, (response) => {
+          response
+            .resume()
+            .on('end', () => done(`${request.socket?.localAddress}:${request.socket?.localPort}`));
+        });
+        request.on('error', fail);
+      });
+      const told = await changeover('network', '--connections', 'A', '--json');
+      assert.is(told.code, 0, told.err);
+      const figures = JSON.parse(told.out) as PartitionFigures;
+      const mine = figures.connections.find(({ remote }) => remote === local);
+      assert.is(mine?.state, 'ESTABLISHED', told.out);
+      assert.ok((mine?.bytesSent ?? 0) > 100 && (mine?.cwnd ?? 0) > 0 && (mine?.rtoMs ?? 0) > 0, told.out);
+      assert.match((await changeover('network', '--connections', 'A')).out, /rtt ms +rto ms +cwnd/);
+      const socket = join(scene.runDirectory, 'api.sock');
+      const metrics = await new Promise<string>((done, fail) => {
+        let text = '';
+        http
+          .get({ socketPath: socket, path: '/metrics' }, (response) => {
+            response.on('data', (part) => {
+              text += part;
+            });
+            response.on('end', () => done(text));
+          })
+          .on('error', fail);
+      });
+      assert.match(metrics, /^changeover_partition_connections\{partition="A",state="ESTABLISHED"\} [1-9]/m);
+      assert.match(metrics, /^changeover_mux_flows [1-9]/m);
+      const standby = await changeover('network', '--connections', 'B');
+      assert.is(standby.code, 1, 'it does not run');
+      assert.match(standby.err, /B/);
+    } finally {
+      agent.destroy();
+    }
   }, LIMIT_MS),
 );
 

@@ -159,7 +159,7 @@ export class Daemon implements DaemonSurface {
   }
 
   get network(): Network {
-    return new Network(this.mux);
+    return new Network(this.mux, () => this.partitions.allFigures());
   }
 
   services(): Promise<ServiceView[]> {

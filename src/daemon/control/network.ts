@@ -1,6 +1,7 @@
 /** What the mux counts, for people and for a Prometheus server; limits of ports while they run. */
 import type { Channel } from '../../channel/index.ts';
 import type { MuxCommands, MuxEvents, PortLimits, PortStatus } from '../../hypervisor/index.ts';
+import type { StackFigures } from '../../netstack/index.ts';
 
 type Counters = MuxCommands['counters']['result'];
 
@@ -9,11 +10,20 @@ export interface NetworkView {
   readonly counters: Counters;
 }
 
+/** What the stack of a partition tells about itself. */
+export type PartitionFigures = { readonly partition: string } & StackFigures;
+
 export class Network {
   readonly #mux: Pick<Channel<MuxCommands, MuxEvents>, 'execute'>;
+  readonly #partitions: () => Promise<readonly PartitionFigures[]>;
 
-  constructor(mux: Pick<Channel<MuxCommands, MuxEvents>, 'execute'>) {
+  /** `partitions`: figures of those that run. */
+  constructor(
+    mux: Pick<Channel<MuxCommands, MuxEvents>, 'execute'>,
+    partitions: () => Promise<readonly PartitionFigures[]>,
+  ) {
     this.#mux = mux;
+    this.#partitions = partitions;
   }
 
   async view(): Promise<NetworkView> {
@@ -30,7 +40,8 @@ export class Network {
   }
 
   async metrics(): Promise<string> {
-    return metricsText(await this.view());
+    const [view, partitions] = await Promise.all([this.view(), this.#partitions()]);
+    return metricsText(view) + partitionMetrics(partitions);
   }
 }
 
@@ -98,12 +109,67 @@ export function metricsText({ ports, counters }: NetworkView): string {
   ].join('');
 }
 
+/** Of partitions' stacks. Single connections come and go: they are at `/partitions/{id}/network`, not here. */
+export function partitionMetrics(partitions: readonly PartitionFigures[]): string {
+  const each = (
+    label: string,
+    of: (figures: PartitionFigures) => Readonly<Record<string, number>>,
+  ): Sample[] =>
+    partitions.flatMap((figures) =>
+      Object.entries(of(figures)).map(
+        ([name, count]): Sample => [{ partition: figures.partition, [label]: name }, count],
+      ),
+    );
+  const one = (of: (figures: PartitionFigures) => number): Sample[] =>
+    partitions.map((figures) => [{ partition: figures.partition }, of(figures)]);
+  const stack = (name: string, type: 'counter' | 'gauge', help: string, samples: readonly Sample[]) =>
+    family(name, type, help, samples, 'changeover_partition_');
+  return [
+    stack(
+      'connections',
+      'gauge',
+      'TCP connections by state.',
+      each('state', ({ states }) => states),
+    ),
+    stack(
+      'tcp_total',
+      'counter',
+      'What the TCP of the stack counts.',
+      each('counter', ({ tcp }) => tcp),
+    ),
+    stack(
+      'received_packets_total',
+      'counter',
+      'IP packets that came.',
+      one(({ ip }) => ip.received),
+    ),
+    stack(
+      'accepted_packets_total',
+      'counter',
+      'IP packets that were for it.',
+      one(({ ip }) => ip.accepted),
+    ),
+    stack(
+      'drops_total',
+      'counter',
+      'Packets not accepted, by reason.',
+      each('reason', ({ drops }) => drops),
+    ),
+  ].join('');
+}
+
 function up(port: PortStatus): number {
   return port.state === 'attached' ? 1 : 0;
 }
 
-function family(name: string, type: 'counter' | 'gauge', help: string, samples: readonly Sample[]): string {
-  const full = `changeover_mux_${name}`;
+function family(
+  name: string,
+  type: 'counter' | 'gauge',
+  help: string,
+  samples: readonly Sample[],
+  prefix = 'changeover_mux_',
+): string {
+  const full = `${prefix}${name}`;
   const lines = samples.map(([labels, value]) => `${full}${labelText(labels)} ${value}\n`);
   return `# HELP ${full} ${help}\n# TYPE ${full} ${type}\n${lines.join('')}`;
 }

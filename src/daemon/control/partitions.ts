@@ -3,12 +3,14 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { codeOf, messageOf } from '../../common/index.ts';
 import type { PartitionStatus, StartOptions } from '../../hypervisor/index.ts';
 import { deviceOf } from '../../hypervisor/index.ts';
+import type { StackFigures } from '../../netstack/index.ts';
 import type { RunPhase } from '../../patch/index.ts';
 import { addressPairs, FINAL_PHASES } from '../../patch/index.ts';
 import { ApiError } from '../api/index.ts';
 import type { PartitionConfiguration, ServiceConfiguration } from '../configuration/index.ts';
 import type { Daemon } from './daemon.ts';
 import { bareAddress, portName, serviceAddresses } from './mapping.ts';
+import type { PartitionFigures } from './network.ts';
 import type { PartitionRole, PartitionView } from './views.ts';
 
 const START_LIMIT_MS = 30_000;
@@ -227,6 +229,21 @@ export class Partitions {
       notes: status.notes,
       lastOutput: status.lastOutput,
     };
+  }
+
+  /** What a partition's stack tells about itself. Throws ApiError `unknown-partition`, and what its agent says. */
+  async figures(id: string): Promise<PartitionFigures> {
+    this.configured(id);
+    const figures = await this.#daemon.hypervisor.control(id).networkFigures();
+    return { partition: id, ...(figures as unknown as StackFigures) };
+  }
+
+  /** Those of every partition that runs and answers. */
+  async allFigures(): Promise<PartitionFigures[]> {
+    const statuses = await this.#daemon.hypervisor.status();
+    const running = statuses.filter(({ state }) => state === 'running');
+    const answers = await Promise.allSettled(running.map(({ id }) => this.figures(id)));
+    return answers.flatMap((answer) => (answer.status === 'fulfilled' ? [answer.value] : []));
   }
 
   #serviceOf(id: string): ServiceConfiguration | undefined {

@@ -108,6 +108,14 @@ function partitions(d: DaemonSurface): Route[] {
       handle: ({ parameters }) => d.partitions.view(parameters['id'] ?? ''),
     },
     {
+      method: 'GET',
+      path: '/partitions/{id}/network',
+      summary:
+        'What its stack tells: each connection with round trip, windows and losses; counters; drops by reason.',
+      answer: anything('PartitionFigures: partition, time, connections, states, tcp, ip, drops'),
+      handle: ({ parameters }) => d.partitions.figures(parameters['id'] ?? ''),
+    },
+    {
       method: 'POST',
       path: '/partitions/{id}/start',
       summary: 'Starts a partition: the active of a service serves it, any other one boots isolated.',

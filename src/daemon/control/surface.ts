@@ -3,7 +3,7 @@ import type { PortLimits, PortStatus } from '../../hypervisor/index.ts';
 import type { RegisteredPatch, RunRequest, ScanResult } from '../../patch/index.ts';
 import type { Configuration } from '../configuration/index.ts';
 import type { CaptureRequest, CaptureResult, HistoryRequest } from './captures.ts';
-import type { NetworkView } from './network.ts';
+import type { NetworkView, PartitionFigures } from './network.ts';
 import type { RecordingView } from './recordings.ts';
 import type { PartitionView, RunView, ServiceView, StatusView } from './views.ts';
 
@@ -32,6 +32,7 @@ export interface DaemonSurface {
     view(id: string): Promise<PartitionView>;
     start(id: string): Promise<PartitionView>;
     stop(id: string, force: boolean): Promise<PartitionView>;
+    figures(id: string): Promise<PartitionFigures>;
     console(id: string, bytes: number, from?: number): { text: string; end: number };
   };
   readonly captures: {

@@ -1,94 +1,9 @@
-/** What `changeover stack --stats` shows: each connection as it is now, and the stack's counters since it began. */
-import type { Stack, TcpConnection } from '../../netstack/index.ts';
-import { formatIpAddress } from '../../netstack/index.ts';
+/** What `changeover stack --stats` and `changeover network --connections` show, as a table. */
+import type { ConnectionFigures, Stack, StackFigures } from '../../netstack/index.ts';
+import { stackFigures } from '../../netstack/index.ts';
 
-/** Times in milliseconds, sizes in bytes. */
-export interface ConnectionFigures {
-  readonly local: string;
-  readonly remote: string;
-  readonly state: string;
-  readonly rttMs: number;
-  readonly rtoMs: number;
-  readonly cwnd: number;
-  /** Null: no loss so far. */
-  readonly ssthresh: number | null;
-  readonly flight: number;
-  readonly sndWnd: number;
-  readonly rcvWnd: number;
-  readonly mss: number;
-  readonly bytesSent: number;
-  readonly bytesReceived: number;
-  readonly retransmits: number;
-  readonly timeouts: number;
-  readonly outOfOrder: number;
-  readonly outOfWindow: number;
-  readonly pawsDropped: number;
-  readonly congestion: string;
-  readonly softError: string | null;
-}
-
-export interface StackFigures {
-  /** RFC 3339. */
-  readonly time: string;
-  readonly connections: readonly ConnectionFigures[];
-  /** How many there are in each state, those without an application included. */
-  readonly states: Readonly<Record<string, number>>;
-  readonly tcp: Readonly<Record<string, number>>;
-  readonly ip: { readonly received: number; readonly accepted: number };
-  /** Packets not accepted, by reason. */
-  readonly drops: Readonly<Record<string, number>>;
-}
-
-const SSTHRESH_UNSET = 0x7fffffff;
 /** A table longer than a screen helps nobody; JSON has them all. */
 const MOST_ROWS = 40;
-
-const tenth = (ms: number) => Math.round(ms * 10) / 10;
-
-function endpoint(address: TcpConnection['localAddress'], port: number): string {
-  const text = formatIpAddress(address);
-  return text.includes(':') ? `[${text}]:${port}` : `${text}:${port}`;
-}
-
-export function connectionFigures(connection: TcpConnection): ConnectionFigures {
-  const { status } = connection;
-  return {
-    local: endpoint(connection.localAddress, connection.localPort),
-    remote: endpoint(connection.remoteAddress, connection.remotePort),
-    state: status.state,
-    rttMs: tenth(status.srttMs),
-    rtoMs: tenth(status.rtoMs),
-    cwnd: status.cwnd,
-    ssthresh: status.ssthresh === SSTHRESH_UNSET ? null : status.ssthresh,
-    flight: status.flight,
-    sndWnd: status.sndWnd,
-    rcvWnd: status.rcvWnd,
-    mss: status.effMss,
-    bytesSent: connection.bytesSent,
-    bytesReceived: connection.bytesReceived,
-    retransmits: status.retransmittedSegments,
-    timeouts: status.timeouts,
-    outOfOrder: status.outOfOrder,
-    outOfWindow: status.outOfWindow,
-    pawsDropped: status.pawsDropped,
-    congestion: status.congestion,
-    softError: status.softError ?? null,
-  };
-}
-
-/** Connections with the most bytes first. */
-export function stackFigures(stack: Stack): StackFigures {
-  const connections = [...stack.tcp.connections()].map(connectionFigures);
-  connections.sort((a, b) => b.bytesSent + b.bytesReceived - a.bytesSent - a.bytesReceived);
-  return {
-    time: new Date(Number(stack.clock.wallNs() / 1_000_000n)).toISOString(),
-    connections,
-    states: stack.tcp.stateCounts(),
-    tcp: { ...stack.tcp.counters },
-    ip: { received: stack.ip.received, accepted: stack.ip.accepted },
-    drops: stack.ip.drops.snapshot(),
-  };
-}
 
 const COLUMNS: readonly [title: string, value: (figures: ConnectionFigures) => string | number][] = [
   ['local', (c) => c.local],

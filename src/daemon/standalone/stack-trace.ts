@@ -1,8 +1,7 @@
 /** `changeover stack --trace FILE`: how each connection's round trip, windows and losses change, one JSON object per line. */
 import { closeSync, openSync, write } from 'node:fs';
-import type { Stack, TcpConnection } from '../../netstack/index.ts';
-import type { ConnectionFigures } from './stack-stats.ts';
-import { connectionFigures } from './stack-stats.ts';
+import type { ConnectionFigures, Stack, TcpConnection } from '../../netstack/index.ts';
+import { connectionFigures } from '../../netstack/index.ts';
 
 /** What waits for a slow disk at most; further lines are left out and counted. */
 const MOST_WAITING_BYTES = 4 * 1024 * 1024;

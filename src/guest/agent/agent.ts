@@ -92,6 +92,7 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       }
       return sum;
     },
+    'changeover-network-figures': () => guest.network.figures(),
     'changeover-connections': () => ({ connections: guest.network.connectionList() }),
   };
   const server = new ChannelServer<GuestCommands, GuestEvents>(withPoints('guest', handlers));

@@ -2,7 +2,14 @@
  * The partition's network devices and its stack, and the application's sockets on it. The guest OS's own sockets (agent, port,
  * NBD) are unix sockets, which the override leaves alone.
  */
-import type { Barrier, ConnectionState, FlowName, GuestCommands, Neighbor } from '../../channel/index.ts';
+import type {
+  Barrier,
+  ConnectionState,
+  FlowName,
+  GuestCommands,
+  Neighbor,
+  NetworkFigures,
+} from '../../channel/index.ts';
 import { systemClock, systemRandom } from '../../common/index.ts';
 import type { BootNetwork } from '../../hypervisor/index.ts';
 import type { Cidr, Interface, IpAddress, NetOverride } from '../../netstack/index.ts';
@@ -20,6 +27,7 @@ import {
   RequestTracker,
   Stack,
   StreamLink,
+  stackFigures,
 } from '../../netstack/index.ts';
 import { GuestError } from '../errors.ts';
 import { BARRIER_ETHERTYPE, Barriers } from './barrier.ts';
@@ -236,6 +244,10 @@ export class Network {
     refused: { flow: FlowName; reason: string }[];
   } {
     return this.#override.face.importConnections(states);
+  }
+
+  figures(): NetworkFigures {
+    return { ...stackFigures(this.#stack) };
   }
 
   connectionList(): Result<'changeover-connections'>['connections'] {

@@ -12,6 +12,7 @@ import type {
   GuestPhase,
   GuestStatus,
   Neighbor,
+  NetworkFigures,
 } from '../../channel/index.ts';
 import { ChannelClient } from '../../channel/index.ts';
 import { CodedError } from '../../common/index.ts';
@@ -222,6 +223,10 @@ export class ControlProgram {
     neighbors: Neighbor[] = [],
   ): Promise<{ imported: number; refused: { flow: FlowName; reason: string }[] }> {
     return this.execute('changeover-connections-import', { connections, neighbors });
+  }
+
+  networkFigures(): Promise<NetworkFigures> {
+    return this.execute('changeover-network-figures', {}, SHORT_MS);
   }
 
   connections(): Promise<Result<'changeover-connections'>> {

@@ -69,6 +69,7 @@ function recorded(calls: unknown[][]): DaemonSurface {
       view: tell('partition', unknownPartition),
       start: tell('start', unknownPartition),
       stop: tell('stop', unknownPartition),
+      figures: tell('figures', unknownPartition),
       console: tell('console', () => ({ text: 'hello\n', end: 6 })),
     },
     recordings: {

@@ -2,7 +2,9 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { metricsText, Network } from '../../../src/daemon/control/network.ts';
 import { MUX_DROPS, MuxServer } from '../../../src/hypervisor/index.ts';
+import { stackFigures } from '../../../src/netstack/index.ts';
 import { bench, CLIENT, FLAG, fromClient, toClient, udp } from '../../hypervisor/mux/harness.ts';
+import { talkingStacks } from '../../netstack/iface/two-stacks.ts';
 import { within } from '../../support/index.ts';
 
 const test = suite('daemon/control/network');
@@ -13,7 +15,7 @@ function samples(text: string): Map<string, number> {
   const found = new Map<string, number>();
   const typed = new Set<string>();
   for (const line of text.trimEnd().split('\n')) {
-    const comment = /^# (HELP|TYPE) (changeover_mux_[a-z_]+) (.+)$/.exec(line);
+    const comment = /^# (HELP|TYPE) (changeover_(?:mux|partition)_[a-z_]+) (.+)$/.exec(line);
     if (comment !== null) {
       if (comment[1] === 'TYPE') assert.ok(!typed.has(comment[2]!), line);
       if (comment[1] === 'TYPE') typed.add(comment[2]!);
@@ -64,20 +66,27 @@ test(
 );
 
 test(
-  'limits go to the mux, and the view shows them',
+  'limits go to the mux, and the view shows them; metrics have the stacks of partitions, too',
   within(async () => {
     const server = new MuxServer();
     const handlers = server.handlers();
-    const network = new Network({
-      execute: async (name: string, args: object) => handlers[name as 'ports']!(args as never) as never,
-    });
+    const execute = async (name: string, args: object) => handlers[name as 'ports']!(args as never) as never;
+    const { b } = talkingStacks();
+    const network = new Network({ execute }, async () => [{ partition: 'A', ...stackFigures(b) }]);
     try {
       await network.limit('none', null).then(
         () => assert.unreachable(),
         (error: { code?: string }) => assert.is(error.code, 'unknown-port'),
       );
       assert.equal((await network.view()).ports, []);
-      assert.match(await network.metrics(), /^changeover_mux_flows 0$/m);
+      const found = samples(await network.metrics());
+      assert.is(found.get('changeover_mux_flows'), 0);
+      assert.is(found.get('changeover_partition_connections{partition="A",state="ESTABLISHED"}'), 2);
+      assert.is(found.get('changeover_partition_tcp_total{partition="A",counter="passiveOpens"}'), 2);
+      assert.is(
+        found.get('changeover_partition_received_packets_total{partition="A"}'),
+        found.get('changeover_partition_accepted_packets_total{partition="A"}'),
+      );
     } finally {
       await server.close();
     }

@@ -1,23 +1,14 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { showStats, stackFigures, statsTable } from '../../../src/daemon/standalone/stack-stats.ts';
-import { IP_B, IP6_B, twoStacks } from '../../netstack/iface/two-stacks.ts';
+import { showStats, statsTable } from '../../../src/daemon/standalone/stack-stats.ts';
+import { stackFigures } from '../../../src/netstack/index.ts';
+import { talkingStacks } from '../../netstack/iface/two-stacks.ts';
 import { eventually, within } from '../../support/index.ts';
 
 const stats = suite('daemon/standalone/stack-stats');
 
-function talking() {
-  const { clock, a, b } = twoStacks({ dual: true });
-  const nothing = { connected: () => {}, readable: () => {}, writable: () => {}, closed: () => {} };
-  b.tcp.listen({ port: 80 }, (connection) => connection.write(Buffer.alloc(5000)));
-  a.tcp.connect({ remoteAddress: IP_B, remotePort: 80 }, nothing);
-  a.tcp.connect({ remoteAddress: IP6_B, remotePort: 80 }, nothing);
-  clock.advance(1000);
-  return { clock, a, b };
-}
-
 stats('figures: each connection with its names, times, windows and bytes; counters and drops', () => {
-  const { b } = talking();
+  const { b } = talkingStacks();
   const { connections, states, tcp, ip, drops } = stackFigures(b);
   assert.is(connections.length, 2);
   assert.equal(connections.map(({ local }) => local).sort(), ['10.77.0.2:80', '[fd00::2]:80']);
@@ -36,7 +27,7 @@ stats('figures: each connection with its names, times, windows and bytes; counte
 });
 
 stats('table: one line per connection under aligned titles, bounded; zero counters are left out', () => {
-  const figures = stackFigures(talking().b);
+  const figures = stackFigures(talkingStacks().b);
   const [first, titles, ...rest] = statsTable(figures);
   assert.match(first!, '2 connections (ESTABLISHED 2)');
   assert.match(titles!, /^local +remote +state +rtt ms +rto ms +cwnd/);
@@ -53,7 +44,7 @@ stats('table: one line per connection under aligned titles, bounded; zero counte
 stats(
   'SIGUSR1 prints once, --stats again and again, JSON is one object per line; nothing is left behind',
   within(async () => {
-    const { b } = talking();
+    const { b } = talkingStacks();
     const lines: string[] = [];
     const listeners = process.listenerCount('SIGUSR1');
     const end = showStats(b, { print: (line) => lines.push(line), json: true });

@@ -41,3 +41,14 @@ export function twoStacks(options: TwoStacksOptions = {}): TwoStacks {
     });
   return { clock, a: make(linkA, MAC_A, 1), b: make(linkB, MAC_B, 2) };
 }
+
+/** The second serves 5000 bytes to a connection of each family, and has. */
+export function talkingStacks() {
+  const { clock, a, b } = twoStacks({ dual: true });
+  const nothing = { connected: () => {}, readable: () => {}, writable: () => {}, closed: () => {} };
+  b.tcp.listen({ port: 80 }, (connection) => connection.write(Buffer.alloc(5000)));
+  a.tcp.connect({ remoteAddress: IP_B, remotePort: 80 }, nothing);
+  a.tcp.connect({ remoteAddress: IP6_B, remotePort: 80 }, nothing);
+  clock.advance(1000);
+  return { clock, a, b };
+}
