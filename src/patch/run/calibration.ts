@@ -1,32 +1,27 @@
 /**
  * What a pause takes beside the parts that a forecast measures: mostly the same every time, whatever the parts are, for it is code
- * that runs for the first time in the new active, and writing the journal. A rollback goes to a partition that was only just booted
- * and not checked at length: it has figures of its own.
+ * that runs for the first time in the new active, and writing the journal.
  */
 
 /** Before a cut has shown it, in proportion to the sum of the parts. */
 const FIRST_EXTRA = 0.5;
-/** The median of so many counts: a single odd cut does not spoil the next forecasts. */
-const REMEMBERED = 5;
-
-export type Way = 'there' | 'back';
+/** The median of so many counts, cuts and rollbacks: a single odd one does not spoil the next forecasts. */
+const REMEMBERED = 7;
 
 export class PauseCalibration {
   /** Pause less the sum of its parts, ms, the latest last. */
-  readonly #extraMs: Record<Way, number[]> = { there: [], back: [] };
+  readonly #extraMs: number[] = [];
 
   /** Never below half of the sum. */
-  forecastMs(way: Way, parts: PauseParts): number {
-    const other = way === 'there' ? 'back' : 'there';
+  forecastMs(parts: PauseParts): number {
     const sum = sumOf(parts);
-    const extraMs = median(this.#extraMs[way]) ?? median(this.#extraMs[other]) ?? FIRST_EXTRA * sum;
+    const extraMs = median(this.#extraMs) ?? FIRST_EXTRA * sum;
     return Math.max(sum / 2, sum + extraMs);
   }
 
-  learn(way: Way, parts: PauseParts, pauseMs: number): void {
-    const extra = this.#extraMs[way];
-    extra.push(pauseMs - sumOf(parts));
-    if (extra.length > REMEMBERED) extra.shift();
+  learn(parts: PauseParts, pauseMs: number): void {
+    this.#extraMs.push(pauseMs - sumOf(parts));
+    if (this.#extraMs.length > REMEMBERED) this.#extraMs.shift();
   }
 }
 

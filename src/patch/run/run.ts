@@ -32,7 +32,7 @@ import {
 } from '../switching/index.ts';
 import type { PauseForecast } from './calibration.ts';
 import type { RunEnvironment } from './environment.ts';
-import { forecastPause, wayOf } from './forecast.ts';
+import { forecastPause } from './forecast.ts';
 import { lateWriteNotice } from './late-writes.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
@@ -366,8 +366,7 @@ export class Run {
 
   #learn(cut: CutReport): void {
     if (cut.strategy !== 'hold' || this.#forecastParts === undefined) return;
-    const way = wayOf(this.record, cut.from);
-    this.#env.calibration.learn(way, this.#forecastParts.parts, cut.pauseMs);
+    this.#env.calibration.learn(this.#forecastParts.parts, cut.pauseMs);
   }
 
   #there(): { from: string; to: string; copy: string } {
