@@ -1,4 +1,5 @@
 export * from './clock.ts';
+export * from './collect-young.ts';
 export * from './errors.ts';
 export * from './log.ts';
 export * from './points.ts';

@@ -3,31 +3,45 @@
  * share. A chunk is handed to the application as it is and never written again, so it needs no copy; a slab lives as
  * long as one of its chunks. Consecutive segments that lie side by side in the slab become one chunk.
  */
+import { collectYoung } from '../../../common/index.ts';
+
 const SLAB_BYTES = 64 * 1024;
 /** From here on a segment gets memory of its own rather than a part of the slab. */
 const OWN_BYTES = 16 * 1024;
+/** After so many bytes of new memory what is dead of it is collected: before V8 walks the whole heap for it. */
+const COLLECT_BYTES = 16 * 1024 * 1024;
 
 /** Source of chunk memory; one per stack. */
 export class Slab {
   #memory: Buffer = Buffer.allocUnsafeSlow(SLAB_BYTES);
   #used = 0;
+  #sinceCollection = 0;
 
   /** Copies `source[offset, offset + length)` and returns where it stands now. */
   copy(source: Uint8Array, offset: number, length: number): Buffer {
     const part = source.subarray(offset, offset + length);
     if (length >= OWN_BYTES) {
-      const own = Buffer.allocUnsafeSlow(length);
+      const own = this.#make(length);
       own.set(part, 0);
       return own;
     }
     if (this.#used + length > SLAB_BYTES) {
-      this.#memory = Buffer.allocUnsafeSlow(SLAB_BYTES);
+      this.#memory = this.#make(SLAB_BYTES);
       this.#used = 0;
     }
     const at = this.#used;
     this.#memory.set(part, at);
     this.#used += length;
     return this.#memory.subarray(at, at + length);
+  }
+
+  #make(bytes: number): Buffer {
+    this.#sinceCollection += bytes;
+    if (this.#sinceCollection >= COLLECT_BYTES) {
+      this.#sinceCollection = 0;
+      collectYoung();
+    }
+    return Buffer.allocUnsafeSlow(bytes);
   }
 }
 
