@@ -59,7 +59,7 @@ node_modules/.test-addons-built: node_modules/.changeover-installed | test-packa
 node_modules/.netem-guest/ready: tools/netem-guest node_modules/.changeover-installed | test-packages
 	-@rm -f $@; sh tools/netem-guest node_modules/.netem-guest
 
-tap-tun/build/tap_tun.node: node_modules/.changeover-installed $(wildcard tap-tun/src/native/* tap-tun/*.sh)
+tap-tun/build/tap_tun.node: node_modules/.changeover-installed $(wildcard tap-tun/src/native/*.[ch] tap-tun/src/native/ring/*.[ch] tap-tun/*.sh)
 	@sh tap-tun/build.sh
 
 block-io/build/block_io.node: node_modules/.changeover-installed $(wildcard block-io/native/* block-io/*.sh)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compiles the addon with the system's C compiler: ./build.sh → build/tap_tun.node. CC and CFLAGS are honoured.
+# Compiles the addon with the system's C compiler: ./build.sh → build/tap_tun.node and build/ring.node. CC and CFLAGS are honoured.
 set -eu
 cd "$(dirname "$0")"
 for headers in node_modules/node-api-headers/include ../node_modules/node-api-headers/include; do
@@ -15,6 +15,12 @@ if ! command -v "${CC:-cc}" >/dev/null 2>&1; then
 fi
 mkdir -p build
 # Into a temporary name first: a process that has the old addon loaded keeps it intact.
-"${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra ${CFLAGS:-} -fPIC -shared -fvisibility=hidden -pthread -isystem "$headers" \
-  -o build/tap_tun.node.new src/native/*.c
-mv build/tap_tun.node.new build/tap_tun.node
+compile() {
+  target=$1
+  shift
+  "${CC:-cc}" -std=gnu11 -O2 -Wall -Wextra ${CFLAGS:-} -fPIC -shared -fvisibility=hidden -pthread -isystem "$headers" \
+    -o "build/$target.new" "$@"
+  mv "build/$target.new" "build/$target"
+}
+compile ring.node src/native/ring/*.c src/native/errors.c
+compile tap_tun.node src/native/*.c

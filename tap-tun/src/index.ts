@@ -7,6 +7,15 @@ export {
   PacketDevice,
   type ShortcutTerms,
 } from './packet-device.ts';
+export {
+  RING_FAULTS,
+  RING_HELLO,
+  Ring,
+  type RingAnswer,
+  type RingFault,
+  type RingOptions,
+  ringsUsable,
+} from './ring.ts';
 export { checkTapSupport, type TapSupport } from './support.ts';
 export {
   InterfaceDevice,

@@ -2,6 +2,7 @@ export * from './limit.ts';
 export * from './live.ts';
 export * from './namespace.ts';
 export * from './netem-guest.ts';
+export * from './ring-pair.ts';
 export * from './scratch.ts';
 export * from './seed.ts';
 export * from './shortcut-reference.ts';

@@ -3,10 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 /** Runs `body` with a directory of its own, removed afterwards. */
-export async function inScratch(body: (directory: string) => Promise<void> | void): Promise<void> {
+export async function inScratch<T>(body: (directory: string) => Promise<T> | T): Promise<T> {
   const directory = mkdtempSync(join(tmpdir(), 'changeover-test-'));
   try {
-    await body(directory);
+    return await body(directory);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
