@@ -4,7 +4,7 @@ import { systemClock, systemRandom } from '../../src/common/index.ts';
 import { cidr, installNetOverride, macAddress, Stack, StreamLink } from '../../src/netstack/index.ts';
 
 const [socket, mac, address, program] = process.argv.slice(2) as [string, string, string, string];
-const link = new StreamLink({ path: socket });
+const link = new StreamLink({ path: socket, rings: true });
 const stack = new Stack({
   clock: systemClock,
   random: systemRandom,

@@ -23,7 +23,7 @@ export function portLines(ports: readonly Port[]): string[] {
     ports.map((port) => [
       port.name,
       port.kind === 'stream' ? port.role : `${port.role} (${port.kind})`,
-      port.state,
+      port.carrier === undefined ? port.state : `${port.state} (${port.carrier})`,
       String(port.received),
       bytesText(port.receivedBytes),
       String(port.transmitted),

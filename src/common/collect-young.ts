@@ -4,7 +4,7 @@
  * The memory of a buffer is outside of V8's heap. V8 counts it and, when some tens of megabytes have come together, walks the
  * whole heap, although nearly every buffer that carried received data is dead within microseconds, and the young generation,
  * whose collection takes a tenth of a millisecond, would have found it so: nothing fills that one while little is allocated on the
- * heap itself. At gigabits per second that was more than half of a receiving process's time (docs/decisions/0018).
+ * heap itself. At gigabits per second that was more than half of a receiving process's time (docs/decisions/0019).
  */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';

@@ -25,6 +25,7 @@ import type {
 } from '../channel/index.ts';
 import { messageOf, sentenceOf } from '../common/index.ts';
 import type { BootDescription } from '../hypervisor/index.ts';
+import { lockAddons } from './addons.ts';
 import { Application } from './application/application.ts';
 import { createFsShim } from './application/fs-shim.ts';
 import { installModuleHooks } from './application/module-hooks.ts';
@@ -97,6 +98,7 @@ export class Guest {
       this.#scratch.clear(),
       this.#bringUpNetwork(),
     ]);
+    lockAddons();
     this.tree.mount('/', system);
     this.#configuration = await readConfiguration(system);
     installModuleHooks(this.#scratch, createFsShim(this.tree, this.#scratch));

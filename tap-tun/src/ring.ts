@@ -45,6 +45,7 @@ interface Native {
   memory(end: NativeEnd, sent: boolean): ArrayBuffer;
   read(end: NativeEnd, buffer: Uint8Array, index: Uint32Array, longest: number, state: Uint32Array): number;
   look(end: NativeEnd, index: Uint32Array, bytes: number, longest: number, state: Uint32Array): number;
+  waiting(end: NativeEnd): number;
   giveBack(end: NativeEnd): void;
   publish(end: NativeEnd, head: number): number;
   wantRoom(end: NativeEnd): number;
@@ -221,6 +222,11 @@ export class Ring implements Disposable {
   look(index: Uint32Array, bytes: number): number | RingFault {
     if (this.#closed) return 0;
     return this.#taken(this.#native.look(this.#end, index, bytes, this.#longest, this.#state));
+  }
+
+  /** Whether there is something to read, be it a fault; if not, a bell will come. */
+  get waiting(): boolean {
+    return !this.#closed && this.#native.waiting(this.#end) !== 0;
   }
 
   /** Where `look` shows packets. */

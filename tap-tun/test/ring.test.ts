@@ -113,7 +113,9 @@ test(
       maker.put(packet(60, 2), 0, 60);
       maker.flush();
     }
+    assert.ok(joiner.waiting);
     assert.is(lookAll(joiner).length, 11);
+    assert.is(joiner.waiting, false);
     maker.put(packet(60, 3), 0, 60);
     maker.flush();
     await eventually('one more bell', () => bells >= 2);

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PATCH_PATHS } from '../../src/channel/index.ts';
@@ -16,6 +17,7 @@ const ADDRESS = '10.77.0.11';
 const ledger = readFileSync(new URL('../../examples/ledger/server.mjs', import.meta.url), 'utf8');
 const patchFile = 'ledger-1.0.1-path-traversal.diff';
 const patch = readFileSync(new URL(`../../examples/ledger/patches/${patchFile}`, import.meta.url));
+const ADDON = fileURLToPath(new URL('../../tap-tun/build/tap_tun.node', import.meta.url));
 const script = readFileSync(new URL('../../src/guest/scripts/50-patch.mjs', import.meta.url));
 
 const LEDGER = {
@@ -346,6 +348,63 @@ test(
     assert.is((await control.status()).phase, 'serving');
     const late2 = await refusal(control.exportConnections({ barrier: 7, timeoutMs: 50 }));
     assert.is(late2.code, 'barrier-timeout');
+  }),
+);
+
+test(
+  'a program cannot load a native addon by any of the ways there are, and its port is carried by rings',
+  onMachine(async ({ hypervisor, partition, ask, mux }) => {
+    const source = `
+      import http from 'node:http';
+      import { createRequire, Module } from 'node:module';
+      import { writeFileSync } from 'node:fs';
+      const require = createRequire(import.meta.url);
+      const addon = ${JSON.stringify(ADDON)};
+      const ways = {
+        require: () => require(addon),
+        'process.dlopen': () => process.dlopen({ exports: {} }, addon),
+        _extensions: () => Module._extensions['.node']({ exports: {} }, addon),
+        'dlopen put back': () => {
+          process.dlopen = () => {};
+        },
+        'dlopen deleted': () => {
+          'use strict';
+          delete process.dlopen;
+        },
+        '_extensions put back': () => {
+          Module._extensions['.node'] = () => {};
+        },
+        'dlopen redefined': () => Object.defineProperty(process, 'dlopen', { value: () => {} }),
+        'process.binding': () => process.binding('fs'),
+        thread: () => new (require('node:worker_threads').Worker)('1', { eval: true }),
+        child: () => require('node:child_process').spawnSync(process.execPath, ['-v']),
+        inspector: () => new (require('node:inspector').Session)().connect(),
+        sqlite: () => new (require('node:sqlite').DatabaseSync)(':memory:', { allowExtension: true }),
+        engine: () => require('node:crypto').setEngine(addon),
+        'module cache': () => {
+          const found = Object.keys(require.cache).filter((path) => path.endsWith('.node'));
+          if (found.length > 0) return found;
+          throw new Error('empty');
+        },
+      };
+      const passed = [];
+      for (const [name, way] of Object.entries(ways)) {
+        try {
+          passed.push([name, way()]);
+        } catch {}
+      }
+      try {
+        await import(addon);
+        passed.push('import');
+      } catch {}
+      http.createServer((request, answer) => answer.end(JSON.stringify(passed))).listen(80);
+    `;
+    await partition('N', 21, application(source));
+    await hypervisor.startPartition('N', { ...boot, startApplication: true });
+    assert.equal(JSON.parse((await ask('N-net1', ADDRESS, '/')).text), []);
+    const ports = await mux.execute('ports', {});
+    assert.is(ports.find((port) => port.name === 'N-net1')?.carrier, 'ring');
+    assert.is(ports.find((port) => port.name === 'probe')?.carrier, 'stream');
   }),
 );
 

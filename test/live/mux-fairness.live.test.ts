@@ -28,7 +28,7 @@ const MTU_FRAME = 1514;
 const directory = mkdtempSync(join(tmpdir(), 'changeover-fair-'));
 const children: ChildProcess[] = [];
 live.after(async () => {
-  (await running)?.channel.close();
+  for (const one of Object.values(running)) (await one).channel.close();
   for (const child of children) child.kill('SIGKILL');
   rmSync(directory, { recursive: true, force: true });
 });
@@ -49,7 +49,7 @@ interface Pump {
 }
 
 /** The mux process, a sink, and two partitions, victim and rival, that wait for orders. */
-async function scene() {
+async function scene(rings: boolean) {
   const control = join(directory, `control${children.length}`);
   node('src/daemon/processes/mux.ts', '--control', control, '--lifeline');
   const channel = await ChannelClient.connect<MuxCommands, MuxEvents>(control, 'the mux process', {
@@ -76,6 +76,7 @@ async function scene() {
       toMac: mac('sink'),
       to: addresses['sink']!,
       sink: name === 'sink',
+      rings,
     };
     const child = node('test/live/support/pump.ts', JSON.stringify(options));
     const lines = createInterface({ input: child.stdout! });
@@ -102,10 +103,11 @@ async function scene() {
   return { channel, victim: pump('victim'), rival: pump('rival'), rates };
 }
 
-let running: Promise<Awaited<ReturnType<typeof scene>>> | undefined;
-const theScene = () => {
-  running ??= scene();
-  return running;
+const CARRIERS = ['stream', 'ring'] as const;
+const running: Partial<Record<(typeof CARRIERS)[number], ReturnType<typeof scene>>> = {};
+const theScene = (carrier: (typeof CARRIERS)[number]) => {
+  running[carrier] ??= scene(carrier === 'ring');
+  return running[carrier];
 };
 
 const wait = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -118,65 +120,69 @@ const RIVALS: readonly (readonly [string, PumpOrder])[] = [
   ['larger frames', { bytes: 9000 }],
 ];
 
-live(
-  `V3: beside a partition at full load another one keeps ${100 * KEEPS} % of its share, ${ROUNDS} rounds`,
-  within(
-    async () => {
-      const { victim, rival, rates } = await theScene();
+for (const carrier of CARRIERS)
+  live(
+    `V3, ${carrier}: beside a partition at full load another one keeps ${100 * KEEPS} % of its share, ${ROUNDS} rounds`,
+    within(
+      async () => {
+        const { victim, rival, rates } = await theScene(carrier);
+        victim.order({ bytes: MTU_FRAME });
+        rival.order({ bytes: MTU_FRAME });
+        await rates(1_000);
+        const equal: number[] = [];
+        const beside = RIVALS.map(() => [] as number[]);
+        const kept = () => beside.map((values) => median(values) / median(equal));
+        let round = 0;
+        for (; round < ROUNDS || (round < MOST_ROUNDS && kept().some((part) => part < KEEPS)); round++) {
+          rival.order({ bytes: MTU_FRAME });
+          equal.push((await rates()).victim);
+          for (const [i, [, order]] of RIVALS.entries()) {
+            rival.order(order);
+            beside[i]!.push((await rates()).victim);
+          }
+        }
+        for (const pump of [victim, rival]) pump.order({ bytes: 0 });
+        for (const [i, part] of kept().entries()) {
+          const [name] = RIVALS[i]!;
+          const percent = `${(100 * part).toFixed(0)} %`;
+          console.log(
+            `${carrier}: beside ${name}: ${mib(median(beside[i]!))} of ${mib(median(equal))}, ${percent}, ${round} rounds`,
+          );
+          assert.ok(part >= KEEPS, `beside ${name} it keeps ${percent}`);
+        }
+      },
+      SOAK ? 3_600_000 : 60_000,
+    ),
+  );
+
+for (const carrier of CARRIERS)
+  live(
+    `${carrier}: a partition with a limit gets its rate, loses nothing, and its neighbour gets the rest; limits change while it sends`,
+    within(async () => {
+      const { channel, victim, rival, rates } = await theScene(carrier);
+      const limit = (limits: PortLimits | null) => channel.execute('port-limits', { name: 'rival', limits });
+      const rate = 400_000;
+      await limit({ send: { bytesPerSecond: rate, burstBytes: 40_000 } });
       victim.order({ bytes: MTU_FRAME });
       rival.order({ bytes: MTU_FRAME });
-      await rates(1_000);
-      const equal: number[] = [];
-      const beside = RIVALS.map(() => [] as number[]);
-      const kept = () => beside.map((values) => median(values) / median(equal));
-      let round = 0;
-      for (; round < ROUNDS || (round < MOST_ROUNDS && kept().some((part) => part < KEEPS)); round++) {
-        rival.order({ bytes: MTU_FRAME });
-        equal.push((await rates()).victim);
-        for (const [i, [, order]] of RIVALS.entries()) {
-          rival.order(order);
-          beside[i]!.push((await rates()).victim);
-        }
-      }
-      for (const [i, part] of kept().entries()) {
-        const [name] = RIVALS[i]!;
-        const percent = `${(100 * part).toFixed(0)} %`;
-        console.log(
-          `beside ${name}: ${mib(median(beside[i]!))} of ${mib(median(equal))}, ${percent}, ${round} rounds`,
-        );
-        assert.ok(part >= KEEPS, `beside ${name} it keeps ${percent}`);
-      }
-    },
-    SOAK ? 3_600_000 : 60_000,
-  ),
-);
-
-live(
-  'a partition with a limit gets its rate, loses nothing, and its neighbour gets the rest; limits change while it sends',
-  within(async () => {
-    const { channel, victim, rival, rates } = await theScene();
-    const limit = (limits: PortLimits | null) => channel.execute('port-limits', { name: 'rival', limits });
-    const rate = 400_000;
-    await limit({ send: { bytesPerSecond: rate, burstBytes: 40_000 } });
-    victim.order({ bytes: MTU_FRAME });
-    rival.order({ bytes: MTU_FRAME });
-    await rates(500);
-    const slow = await rates(2_000);
-    console.log(`limited to 400 kB/s: ${mib(slow.rival)}, its neighbour ${mib(slow.victim)}`);
-    assert.ok(slow.rival > 0.5 * rate && slow.rival < 1.2 * rate, `${slow.rival} bytes/s`);
-    assert.ok(slow.victim > 2 * slow.rival, `${slow.victim} bytes/s`);
-    const status = (await channel.execute('ports', {})).find((port) => port.name === 'rival')!;
-    assert.equal(status.limits, { send: { bytesPerSecond: rate, burstBytes: 40_000 } });
-    assert.is(status.drops['rate-limit'], undefined);
-    assert.ok(status.heldBack! > 0);
-    await limit({ send: { packetsPerSecond: 200, burstPackets: 10 } });
-    await rates(500);
-    const few = await rates(2_000);
-    assert.ok(few.rival > 100 * MTU_FRAME && few.rival < 250 * MTU_FRAME, `${few.rival} bytes/s`);
-    await limit(null);
-    await rates(300);
-    assert.ok((await rates(1_000)).rival > 2 * rate, 'free again');
-  }, 60_000),
-);
+      await rates(500);
+      const slow = await rates(2_000);
+      console.log(`limited to 400 kB/s: ${mib(slow.rival)}, its neighbour ${mib(slow.victim)}`);
+      assert.ok(slow.rival > 0.5 * rate && slow.rival < 1.2 * rate, `${slow.rival} bytes/s`);
+      assert.ok(slow.victim > 2 * slow.rival, `${slow.victim} bytes/s`);
+      const status = (await channel.execute('ports', {})).find((port) => port.name === 'rival')!;
+      assert.equal(status.limits, { send: { bytesPerSecond: rate, burstBytes: 40_000 } });
+      assert.is(status.drops['rate-limit'], undefined);
+      assert.ok(status.heldBack! > 0);
+      await limit({ send: { packetsPerSecond: 200, burstPackets: 10 } });
+      await rates(500);
+      const few = await rates(2_000);
+      assert.ok(few.rival > 100 * MTU_FRAME && few.rival < 250 * MTU_FRAME, `${few.rival} bytes/s`);
+      await limit(null);
+      await rates(300);
+      assert.ok((await rates(1_000)).rival > 2 * rate, 'free again');
+      for (const pump of [victim, rival]) pump.order({ bytes: 0 });
+    }, 60_000),
+  );
 
 live.run();

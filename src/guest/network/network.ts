@@ -53,14 +53,16 @@ export class Network {
     this.#log = log;
     this.#links = devices.map(({ socket, mtu = 1500 }, i) => {
       const name = `net${i}`;
-      return new StreamLink({
+      const link: StreamLink = new StreamLink({
         path: socket,
         name,
         mtu,
         vnetHeader: true,
+        rings: true,
         onState: (connected, reason) =>
-          log(connected ? `${name} is connected` : `${name} lost its port: ${reason}`),
+          log(connected ? `${name} is connected (${link.carrier})` : `${name} lost its port: ${reason}`),
       });
+      return link;
     });
     const [first, ...further] = devices.map(({ mac, addresses, gateways = [] }, i) => ({
       link: this.#links[i]!,

@@ -17,6 +17,8 @@ export interface PortStatus {
   readonly uplink?: string;
   /** `isolated`: connected, but nothing passes except over a private path. */
   readonly state: 'attached' | 'isolated' | 'disconnected';
+  /** Of a partition's or probe's port that is connected: by what its packets come and go. */
+  readonly carrier?: 'stream' | 'ring';
   /** Packets, as units of up to 64 KiB. */
   readonly received: number;
   readonly transmitted: number;

@@ -13,6 +13,8 @@ export interface QueueingDevice extends LinkDevice {
   readonly halfFull: boolean;
   /** Bytes that wait in it. */
   readonly queuedBytes: number;
+  /** What carries its packets; undefined while nobody is connected. */
+  readonly carrier?: 'stream' | 'ring' | undefined;
 }
 
 export function isQueueing(device: LinkDevice): device is QueueingDevice {

@@ -152,19 +152,21 @@ export class MuxServer {
     }
     const mac = macAddress(args.mac);
     const addresses = args.addresses.map(ipAddress);
-    const device = new StreamPort({
+    const device: StreamPort = new StreamPort({
       name,
       path: args.socket,
       turns: this.#turns,
       ...(args.vnetHeader === undefined ? {} : { vnetHeader: args.vnetHeader }),
       onConnected: (connected, reason) => {
-        this.#log.debug(`port ${name} ${connected ? 'connected' : `disconnected: ${reason}`}`);
+        const how = connected ? `connected (${device.carrier})` : `disconnected: ${reason}`;
+        this.#log.debug(`port ${name} ${how}`);
         this.mux.setConnected(name, connected);
       },
       onFault: (fault) => {
         this.#log.warn(`port ${name} sent what is no frame`, { fault });
         this.mux.countDrops(name, 'framing-fault', 1);
       },
+      onNoRing: (error) => this.#log.warn(`port ${name} asked for rings and gets a stream`, { error }),
       debtMs: () => this.mux.debtMs(name),
       clock: this.#clock,
       onOversize: (count) => this.mux.countDrops(name, 'oversize-frame', count),

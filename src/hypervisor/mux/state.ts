@@ -139,6 +139,7 @@ export class MuxPort {
   }
 
   status(): PortStatus {
+    const carrier = isQueueing(this.device) ? this.device.carrier : undefined;
     return {
       name: this.name,
       kind: this.kind,
@@ -146,6 +147,7 @@ export class MuxPort {
       ...(this.mac === undefined ? {} : { mac: formatMac(this.mac) }),
       ...(this.uplink === undefined ? {} : { uplink: this.uplink }),
       state: this.state,
+      ...(carrier === undefined ? {} : { carrier }),
       ...this.#traffic(),
       ...(this.limits === undefined ? {} : { limits: this.limits }),
       ...(this.heldBack === 0 ? {} : { heldBack: this.heldBack }),

@@ -4,6 +4,7 @@ export * from './link-device.ts';
 export * from './link-wrapper.ts';
 export * from './memory-link.ts';
 export * from './nic-link.ts';
+export * from './port-ring.ts';
 export * from './stream-framing.ts';
 export * from './stream-link.ts';
 export * from './tap-link.ts';

@@ -25,6 +25,8 @@ export interface PumpOptions {
   readonly toMac: string;
   readonly to: string;
   readonly sink?: boolean;
+  /** Over rings in shared memory instead of the stream. */
+  readonly rings?: boolean;
 }
 
 export interface PumpOrder {
@@ -40,8 +42,8 @@ const LENGTHS = 8;
 
 const options = JSON.parse(process.argv[2] ?? '{}') as PumpOptions;
 
-/** As many frames as fill a chunk, each with its lengths and its offload header before it. */
-function chunk({ bytes, spoofed }: PumpOrder): Buffer {
+/** A frame with its lengths and its offload header before it. */
+function unitOf({ bytes, spoofed }: PumpOrder): Uint8Array {
   const unit = new Uint8Array(LENGTHS + VNET_HDR_LEN + bytes);
   const view = new DataView(unit.buffer);
   view.setUint32(0, VNET_HDR_LEN + bytes);
@@ -53,11 +55,17 @@ function chunk({ bytes, spoofed }: PumpOrder): Buffer {
   const [source, destination] = [ipv4Address(options.address), ipv4Address(options.to)];
   emitIpv4(unit, ip, bytes - 14, 1, 0, 64, PROTOCOL.UDP, source, destination);
   emitUdp(unit, ip + 20, 9, 9, bytes - 34);
+  return unit;
+}
+
+/** As many of them as fill a chunk. */
+function chunk(order: PumpOrder): Buffer {
+  const unit = unitOf(order);
   return Buffer.concat(Array.from({ length: Math.ceil(CHUNK_BYTES / unit.length) }, () => unit));
 }
 
 function count(): void {
-  const link = new StreamLink({ path: options.socket });
+  const link = new StreamLink({ path: options.socket, rings: options.rings === true });
   /** By the last byte of the MAC they came from. */
   const counts = new Float64Array(256);
   link.attach({
@@ -89,7 +97,43 @@ function send(): void {
   });
 }
 
+async function sendByRings(): Promise<void> {
+  const link = new StreamLink({ path: options.socket, rings: true });
+  await link.ready();
+  if (link.carrier !== 'ring') throw new Error(`the port is carried by a ${link.carrier}`);
+  let sending: Uint8Array | undefined;
+  let full = false;
+  let later = false;
+  const pour = () => {
+    later = false;
+    if (sending === undefined || full) return;
+    for (let bytes = 0; bytes < CHUNK_BYTES; bytes += sending.length - LENGTHS) {
+      if (link.transmit(sending, LENGTHS, sending.length - LENGTHS)) continue;
+      full = true;
+      break;
+    }
+    link.flush();
+    if (full || later) return;
+    later = true;
+    setImmediate(pour);
+  };
+  link.attach({
+    receive: () => {},
+    endOfBatch: () => {},
+    writable: () => {
+      full = false;
+      pour();
+    },
+  });
+  createInterface({ input: process.stdin }).on('line', (line) => {
+    const order = JSON.parse(line) as PumpOrder;
+    sending = order.bytes === 0 ? undefined : unitOf(order);
+    if (!later) pour();
+  });
+}
+
 if (options.sink === true) count();
+else if (options.rings === true) await sendByRings();
 else send();
 process.stdin.on('end', () => process.exit(0));
 process.stdin.resume();

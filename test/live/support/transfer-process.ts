@@ -4,8 +4,9 @@ import { cidr, installNetOverride, macAddress, Stack, StreamLink } from '../../.
 import { transferServer } from './transfer.ts';
 
 export interface TransferProcess {
-  /** A port of QEMU's framing. */
+  /** A port of QEMU's framing; with `rings` one that has them, and the virtio-net header. */
   readonly socket?: string;
+  readonly rings?: boolean;
   readonly address: string;
   readonly port: number;
 }
@@ -13,7 +14,11 @@ export interface TransferProcess {
 const given = JSON.parse(process.argv[2] ?? '{}') as TransferProcess;
 let counters = () => ({});
 if (given.socket !== undefined) {
-  const link = new StreamLink({ path: given.socket, vnetHeader: false });
+  const link = new StreamLink({
+    path: given.socket,
+    vnetHeader: given.rings === true,
+    rings: given.rings === true,
+  });
   const stack = new Stack({
     clock: systemClock,
     random: systemRandom,
@@ -22,7 +27,7 @@ if (given.socket !== undefined) {
     addresses: [cidr(given.address)],
   });
   installNetOverride(stack);
-  counters = () => stack.tcp.counters;
+  counters = () => ({ ...stack.tcp.counters, carrier: link.carrier, connections: link.counters.connections });
   await link.ready(60_000);
 }
 const server = transferServer(() => counters());

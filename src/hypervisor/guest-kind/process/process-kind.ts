@@ -77,6 +77,8 @@ export class ProcessKind implements GuestKind {
           TZ: process.env['TZ'] ?? '',
           LANG: process.env['LANG'] ?? 'C.UTF-8',
           NODE_COMPILE_CACHE: spec.cacheDirectory,
+          // Of the addons that may be loaded before they are locked out, the one that is needed.
+          BLOCK_IO: 'off',
           ...points.env,
         },
       });
@@ -160,8 +162,8 @@ class ProcessGuest implements RunningGuest {
 }
 
 /**
- * Node's permission model: no child processes, no threads, no native addons, no inspector; files as listed. Sockets are not
- * restricted by it.
+ * Node's permission model: no child processes, no threads, no inspector; files as listed. Sockets are not restricted by it. The
+ * guest loads one addon and then lets in no other (src/guest/addons.ts).
  */
 function permissions(spec: GuestSpec): string[] {
   const modules = ['ext2fs', 'diff'].map((name) => dirname(dirname(require.resolve(`${name}/package.json`))));
@@ -176,6 +178,8 @@ function permissions(spec: GuestSpec): string[] {
   ];
   return [
     '--permission',
+    '--allow-addons',
+    '--disable-warning=PERM0001',
     ...[...readable].map((path) => `--allow-fs-read=${path}`),
     ...writable.map((path) => `--allow-fs-write=${path}`),
   ];

@@ -9,7 +9,13 @@
 import { Socket } from 'node:net';
 
 interface WithHandle {
-  _handle?: { useUserBuffer?: unknown } | null;
+  _handle?: { useUserBuffer?: unknown; fd?: number } | null;
+}
+
+/** Its number; undefined where Node does not tell it. */
+export function descriptorOf(socket: Socket): number | undefined {
+  const fd = (socket as unknown as WithHandle)._handle?.fd;
+  return fd !== undefined && fd >= 0 ? fd : undefined;
 }
 
 /**

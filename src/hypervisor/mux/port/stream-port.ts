@@ -4,17 +4,13 @@ import { connect, createServer } from 'node:net';
 import type { Clock, Timer } from '../../../common/index.ts';
 import { codeOf, messageOf, systemClock } from '../../../common/index.ts';
 import type { LinkOffload, LinkReceiver } from '../../../netstack/index.ts';
-import {
-  ETHERNET,
-  FrameParser,
-  FrameWriter,
-  type FramingFault,
-  MAX_PACKET_LEN,
-  VNET_HDR_LEN,
-} from '../../../netstack/index.ts';
+import { ETHERNET, MAX_PACKET_LEN, RING_HELLO, VNET_HDR_LEN } from '../../../netstack/index.ts';
 import type { QueueingDevice } from '../fair-queue.ts';
 import { MuxError } from '../mux-error.ts';
-import { readInto } from './accepted.ts';
+import { descriptorOf, readInto } from './accepted.ts';
+import type { Carrier, CarrierKind, CarrierOwner } from './carrier.ts';
+import { RingCarrier } from './ring-carrier.ts';
+import { StreamCarrier } from './stream-carrier.ts';
 import type { Turns, Worker } from './turns.ts';
 
 export interface StreamPortOptions {
@@ -24,11 +20,15 @@ export interface StreamPortOptions {
   readonly mtu?: number;
   /** Both sides carry the virtio-net header. Default false: plain frames, complete checksums, nothing above the MTU. */
   readonly vnetHeader?: boolean;
+  /** With `vnetHeader`: a partition that asks for rings in shared memory gets them. Default true. */
+  readonly rings?: boolean;
   readonly turns: Turns;
   readonly onConnected: (connected: boolean, reason?: string) => void;
-  /** The other side sent no frames; its connection has been closed. */
-  readonly onFault: (fault: FramingFault) => void;
-  /** Asked after each portion: how long the socket is to be left unread, so that the kernel stops the sender. Default never. */
+  /** The other side sent no packets; its connection has been closed. */
+  readonly onFault: (fault: string) => void;
+  /** A partition asked for rings and could not be given any: it is served by a stream. */
+  readonly onNoRing?: (error: unknown) => void;
+  /** Asked after each portion: how long nothing more is to be taken, so that the sender is stopped. Default never. */
   readonly debtMs?: () => number;
   readonly clock?: Clock;
   /** Frames longer than the port takes were stepped over. */
@@ -40,34 +40,34 @@ export interface StreamPortOptions {
  * what it takes beyond is owed. So ports get equal time, whether they send small packets, which cost more, or large ones.
  */
 const TURN_MS = 0.25;
-/** Bytes waiting for a turn at which the socket is left unread: the kernel then stops the sender. */
-const BACKLOG_BYTES = 256 * 1024;
+/** A partition that has said nothing for so long asks for no rings. Its first frame says so at once. */
+const QUESTION_MS = 200;
 /** Of one read, which is handled as a whole: twice as much makes a flood of small frames cost its neighbours half their share (V3). */
 const READ_BYTES = 64 * 1024;
 const TAG = 4;
 
 /**
- * The mux's end of a partition port: listens on a unix socket, serves one connection at a time, frames as in
- * stream-framing.ts. A newer connection replaces the older one: a partition that was started again need not wait until its
- * predecessor's socket has been given up. Sending is bounded by the writer's buffers; what exceeds them is refused.
+ * The mux's end of a partition port: listens on a unix socket and serves one connection at a time. A newer connection replaces
+ * the older one: a partition that was started again need not wait until its predecessor's socket has been given up.
+ *
+ * What carries the packets is settled by the first thing that the partition says: the question for rings (RING_HELLO), or frames.
+ * Until then it is not connected. From then on the carrier stays until the connection ends.
  */
-export class StreamPort implements QueueingDevice, Worker {
+export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
   readonly name: string;
   readonly mtu: number;
   readonly offload: LinkOffload;
   readonly #options: StreamPortOptions;
   readonly #vnetHeader: boolean;
-  readonly #parser: FrameParser;
-  readonly #writer: FrameWriter;
-  readonly #backlog: Buffer[] = [];
-  #backlogBytes = 0;
   #turn = -1;
   /** Of this turn; below 0: owed. */
   #leftMs = 0;
-  /** The socket is left unread until then. */
+  /** Nothing is taken until then. */
   #debt: Timer | undefined;
   #server: Server | undefined;
-  #socket: Socket | undefined;
+  /** A connection that has not said yet what shall carry its packets. */
+  #undecided: { readonly socket: Socket; readonly timer: Timer } | undefined;
+  #carrier: Carrier | undefined;
   #receiver: LinkReceiver | undefined;
 
   constructor(options: StreamPortOptions) {
@@ -81,17 +81,6 @@ export class StreamPort implements QueueingDevice, Worker {
       tcp6Segmentation: this.#vnetHeader,
       maxPacket: this.#vnetHeader ? MAX_PACKET_LEN : VNET_HDR_LEN + ETHERNET.HEADER + TAG + this.mtu,
     };
-    this.#parser = new FrameParser(this.#vnetHeader, this.offload.maxPacket, (buffer, offset, length) =>
-      this.#receiver?.receive(buffer, offset, length),
-    );
-    this.#writer = new FrameWriter(
-      { vnetHeader: this.#vnetHeader },
-      (chunk, done) => {
-        if (this.#socket === undefined) done();
-        else this.#socket.write(chunk, done);
-      },
-      () => this.#receiver?.writable(),
-    );
   }
 
   /** Throws MuxError `in-use` when somebody serves the socket, `socket` when it cannot be made. */
@@ -125,15 +114,24 @@ export class StreamPort implements QueueingDevice, Worker {
   }
 
   get connected(): boolean {
-    return this.#socket !== undefined;
+    return this.#carrier !== undefined;
+  }
+
+  /** Undefined while nobody is connected. */
+  get carrier(): CarrierKind | undefined {
+    return this.#carrier?.kind;
   }
 
   get halfFull(): boolean {
-    return this.#writer.halfFull;
+    return this.#carrier?.halfFull ?? false;
   }
 
   get queuedBytes(): number {
-    return this.#writer.queuedBytes;
+    return this.#carrier?.queuedBytes ?? 0;
+  }
+
+  get receiver(): LinkReceiver | undefined {
+    return this.#receiver;
   }
 
   attach(receiver: LinkReceiver): void {
@@ -141,75 +139,126 @@ export class StreamPort implements QueueingDevice, Worker {
   }
 
   transmit(buffer: Uint8Array, offset: number, length: number): boolean {
-    return this.#socket === undefined || this.#writer.put(buffer, offset, length);
+    return this.#carrier === undefined || this.#carrier.transmit(buffer, offset, length);
   }
 
   flush(): void {
-    if (this.#socket !== undefined) this.#writer.flush();
+    this.#carrier?.flush();
   }
 
   close(): void {
     this.#receiver = undefined;
-    this.flush();
     this.#server?.close();
     this.#server = undefined;
-    this.#socket?.end();
-    this.#socket?.unref();
+    this.#forgetUndecided();
+    this.#carrier?.end();
     this.#lose();
     unlinkIfThere(this.#options.path);
   }
 
   serve(): boolean {
     this.#beginTurn();
-    while (this.#leftMs > 0 && this.#debt === undefined) {
-      const chunk = this.#backlog.shift();
-      if (chunk === undefined) break;
-      this.#backlogBytes -= chunk.length;
-      this.#take(chunk);
-    }
-    if (this.#debt !== undefined) return false;
-    if (this.#backlogBytes < BACKLOG_BYTES / 2) this.#socket?.resume();
-    return this.#backlog.length > 0;
+    return this.#work();
   }
 
+  // ---- what carriers say
+
+  arrived(carrier: Carrier): void {
+    if (this.#carrier !== carrier) return;
+    const { turns } = this.#options;
+    turns.open();
+    this.#beginTurn();
+    if (this.#work()) turns.ready(this);
+  }
+
+  waits(carrier: Carrier): void {
+    if (this.#carrier === carrier && this.#debt === undefined) this.#options.turns.ready(this);
+  }
+
+  faulty(carrier: Carrier, fault: string): void {
+    if (this.#carrier !== carrier) return;
+    this.#options.onFault(fault);
+    this.lost(carrier, fault);
+  }
+
+  oversize(count: number): void {
+    this.#options.onOversize(count);
+  }
+
+  lost(carrier: Carrier, reason: string): void {
+    if (this.#carrier !== carrier) return;
+    carrier.destroy();
+    this.#lose();
+    this.#options.onConnected(false, reason);
+  }
+
+  // ---- connections
+
   #accept(accepted: Socket): void {
-    if (this.#socket !== undefined) {
-      this.#socket.destroy();
-      this.#lose();
-      this.#options.onConnected(false, 'replaced by a newer connection');
-    }
-    const socket = readInto(Buffer.allocUnsafeSlow(READ_BYTES), accepted, (from, chunk) =>
-      this.#arrived(from, chunk),
-    );
-    this.#socket = socket;
+    this.#forgetUndecided();
+    if (this.#carrier !== undefined) this.lost(this.#carrier, 'replaced by a newer connection');
+    let carrier: StreamCarrier | undefined;
+    const stream = () => {
+      this.#undecided?.timer.cancel();
+      this.#undecided = undefined;
+      carrier = new StreamCarrier(this, socket, this.#vnetHeader, this.offload.maxPacket);
+      this.#settle(carrier);
+      return carrier;
+    };
+    const socket = readInto(Buffer.allocUnsafeSlow(READ_BYTES), accepted, (from, chunk) => {
+      if (carrier !== undefined) carrier.read(chunk);
+      else if (this.#undecided?.socket === from && !this.#answersQuestion(from, chunk, stream))
+        stream().read(chunk);
+    });
     let reason = 'the partition ended the connection';
     socket.on('error', (error) => {
       reason = error.message;
     });
     socket.on('close', () => {
-      if (this.#socket !== socket) return;
-      this.#lose();
-      this.#options.onConnected(false, reason);
+      if (this.#undecided?.socket === socket) this.#forgetUndecided();
+      if (carrier !== undefined) this.lost(carrier, reason);
     });
+    if (!this.#vnetHeader || this.#options.rings === false) stream();
+    else {
+      const late = () => {
+        if (this.#undecided?.socket === socket) stream();
+      };
+      // What has come while this process was busy is read before the immediate.
+      const timer = this.#clock.after(QUESTION_MS, () => void setImmediate(late));
+      this.#undecided = { socket, timer };
+    }
+  }
+
+  /** Whether the first thing that came is the question for rings, which is then answered. */
+  #answersQuestion(socket: Socket, chunk: Buffer, stream: () => void): boolean {
+    const descriptor = chunk.equals(RING_HELLO) ? descriptorOf(socket) : undefined;
+    if (descriptor === undefined) return false;
+    try {
+      const carrier = new RingCarrier(this, descriptor, this.offload.maxPacket);
+      this.#forgetUndecided();
+      this.#settle(carrier);
+    } catch (error) {
+      this.#options.onNoRing?.(error);
+      // The answer without memory: there will be frames.
+      socket.write(RING_HELLO);
+      stream();
+    }
+    return true;
+  }
+
+  #settle(carrier: Carrier): void {
+    this.#carrier = carrier;
     this.#options.onConnected(true);
     this.#receiver?.writable();
   }
 
-  #arrived(socket: Socket, chunk: Buffer): void {
-    if (this.#socket !== socket) return;
-    const { turns } = this.#options;
-    turns.open();
-    this.#beginTurn();
-    if (this.#backlog.length === 0 && this.#leftMs > 0 && this.#debt === undefined) {
-      this.#take(chunk);
-      return;
-    }
-    // The chunk's bytes are the next read's.
-    this.#backlog.push(Buffer.from(chunk));
-    this.#backlogBytes += chunk.length;
-    if (this.#backlogBytes >= BACKLOG_BYTES) socket.pause();
-    if (this.#debt === undefined) turns.ready(this);
+  #forgetUndecided(): void {
+    this.#undecided?.timer.cancel();
+    this.#undecided?.socket.destroy();
+    this.#undecided = undefined;
   }
+
+  // ---- turns
 
   /** A turn that passed unused is worth as much as one. */
   #beginTurn(): void {
@@ -219,36 +268,28 @@ export class StreamPort implements QueueingDevice, Worker {
     this.#leftMs = Math.min(this.#leftMs, 0) + TURN_MS;
   }
 
-  #take(chunk: Buffer): void {
-    const fromMs = performance.now();
-    this.#handle(chunk);
-    this.#leftMs -= performance.now() - fromMs;
-  }
-
-  #handle(chunk: Buffer): void {
-    const fault = this.#parser.push(chunk, 0, chunk.length);
-    if (this.#parser.oversize > 0) {
-      this.#options.onOversize(this.#parser.oversize);
-      this.#parser.oversize = 0;
-    }
-    this.#receiver?.endOfBatch();
-    if (fault === undefined) {
+  /**
+   * Takes while there is time; tells whether there is more to take. A port that has nothing waiting must not ask for turns: each of
+   * them would pay for what it, or another one, owes.
+   */
+  #work(): boolean {
+    const carrier = this.#carrier;
+    while (carrier !== undefined && this.#debt === undefined) {
+      if (this.#leftMs <= 0) return carrier.waiting;
+      const fromMs = performance.now();
+      const took = carrier.take();
+      this.#leftMs -= performance.now() - fromMs;
+      if (this.#carrier !== carrier || !took) return false;
       const ms = this.#options.debtMs?.() ?? 0;
-      if (ms > 0 && this.#socket !== undefined) this.#leaveUnread(ms);
-      return;
+      if (ms > 0) this.#leaveUnread(ms);
     }
-    this.#options.onFault(fault);
-    this.#socket?.destroy();
-    this.#lose();
-    this.#options.onConnected(false, fault);
+    return false;
   }
 
   #leaveUnread(ms: number): void {
-    this.#socket?.pause();
-    this.#debt = (this.#options.clock ?? systemClock).after(Math.ceil(ms), () => {
+    this.#debt = this.#clock.after(Math.ceil(ms), () => {
       this.#debt = undefined;
-      if (this.#backlog.length > 0) this.#options.turns.ready(this);
-      else this.#socket?.resume();
+      this.#options.turns.ready(this);
     });
   }
 
@@ -256,12 +297,12 @@ export class StreamPort implements QueueingDevice, Worker {
   #lose(): void {
     this.#debt?.cancel();
     this.#debt = undefined;
-    this.#socket = undefined;
-    this.#parser.reset();
-    this.#writer.reset();
-    this.#backlog.length = 0;
-    this.#backlogBytes = 0;
+    this.#carrier = undefined;
     this.#options.turns.leave(this);
+  }
+
+  get #clock(): Clock {
+    return this.#options.clock ?? systemClock;
   }
 }
 

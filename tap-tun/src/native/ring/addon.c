@@ -418,6 +418,16 @@ static napi_value look(napi_env env, napi_callback_info info) {
   return result;
 }
 
+/* waiting(end) → bytes to be read, or a fault */
+static napi_value waiting(napi_env env, napi_callback_info info) {
+  napi_value result;
+  ARGUMENTS(1)
+  END(e, argument[0]);
+
+  OK(napi_create_int32(env, ring_waiting(e->ring), &result));
+  return result;
+}
+
 static napi_value give_back(napi_env env, napi_callback_info info) {
   ARGUMENTS(1)
   END(e, argument[0]);
@@ -469,6 +479,7 @@ static napi_value init(napi_env env, napi_value exports) {
   } functions[] = {
       {"offer", offer},        {"ask", ask},   {"start", start},        {"close", close_it},    {"memory", memory_of},
       {"read", read_packets},  {"look", look}, {"giveBack", give_back}, {"publish", publish},   {"wantRoom", want_room},
+      {"waiting", waiting},
   };
   const char *type = uv_handle_type_name(TT_UV_POLL);
 

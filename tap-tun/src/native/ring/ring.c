@@ -206,6 +206,8 @@ int ring_look(struct ring *r, uint32_t *index, uint32_t most, size_t bytes, uint
   return there < 0 ? no_more(r, there) : (int)count;
 }
 
+int ring_waiting(struct ring *r) { return (int)waiting(r); }
+
 bool ring_give_back(struct ring *r) {
   const uint32_t old = r->rx_tail;
 

@@ -58,6 +58,8 @@ int ring_read(struct ring *ring, uint8_t *into, size_t room, uint32_t *index, ui
               uint32_t *oversize);
 /* The same without a copy: offsets are those of rx_data, whose bytes stay until ring_give_back. For who trusts the other side. */
 int ring_look(struct ring *ring, uint32_t *index, uint32_t most, size_t bytes, uint32_t longest, uint32_t *oversize);
+/* Bytes that wait to be read, or a fault. Zero: the other side will ring. */
+int ring_waiting(struct ring *ring);
 /* What was read may be overwritten. Whether the other side is to be rung. */
 bool ring_give_back(struct ring *ring);
 
