@@ -1,17 +1,17 @@
-import { createHash } from 'node:crypto';
 import type { Clock, Random } from '../../../common/index.ts';
 import type { IpAddress } from '../../wire/index.ts';
+import { KeyedHash } from './keyed-hash.ts';
 import type { Seq } from './seq.ts';
 import { toSeq } from './seq.ts';
 
 /** Initial sequence numbers and timestamp offsets: a clock plus a keyed hash of the connection's name (RFC 6528, RFC 7323 5.4). */
 export class IsnGenerator {
-  readonly #secret = new Uint8Array(16);
+  readonly #keyed: KeyedHash;
   readonly #clock: Clock;
 
   constructor(clock: Clock, random: Random) {
     this.#clock = clock;
-    random.fill(this.#secret);
+    this.#keyed = new KeyedHash(random);
   }
 
   #hash(
@@ -21,11 +21,8 @@ export class IsnGenerator {
     remoteAddress: IpAddress,
     remotePort: number,
   ): number {
-    return createHash('sha1')
-      .update(this.#secret)
-      .update(`${purpose} ${localAddress} ${localPort} ${remoteAddress} ${remotePort}`)
-      .digest()
-      .readUInt32LE(0);
+    const keyed = this.#keyed.word(purpose).address(localAddress).word(localPort);
+    return keyed.address(remoteAddress).word(remotePort).finish();
   }
 
   /** ISN = M + F(…), M ticking every 4 µs (RFC 6528 section 3). */

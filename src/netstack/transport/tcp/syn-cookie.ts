@@ -9,9 +9,9 @@
  * window scale (15: none), bit 4 SACK-permitted. Without timestamps both are given up. A cookie is good in the minute
  * in which it was made and the next one, and only while its listener has made one so lately.
  */
-import { createHash } from 'node:crypto';
 import type { Clock, Random } from '../../../common/index.ts';
 import type { IpAddress } from '../../wire/index.ts';
+import { KeyedHash } from './keyed-hash.ts';
 import type { Segment } from './segment.ts';
 import type { Seq } from './seq.ts';
 import { toSeq } from './seq.ts';
@@ -46,11 +46,11 @@ export function flowOf(segment: Segment, source: IpAddress, destination: IpAddre
 
 export class SynCookies {
   readonly #clock: Clock;
-  readonly #secret = new Uint8Array(16);
+  readonly #keyed: KeyedHash;
 
   constructor(clock: Clock, random: Random) {
     this.#clock = clock;
-    random.fill(this.#secret);
+    this.#keyed = new KeyedHash(random);
   }
 
   /** The ISN to answer with, or undefined when the peer's MSS is too small to be told. */
@@ -78,11 +78,8 @@ export class SynCookies {
 
   #hash(flow: FlowName, irs: Seq, period: number, index: number): number {
     const { localAddress, localPort, remoteAddress, remotePort } = flow;
-    return createHash('sha1')
-      .update(this.#secret)
-      .update(`${localAddress} ${localPort} ${remoteAddress} ${remotePort} ${irs} ${period} ${index}`)
-      .digest()
-      .readUIntBE(0, 3);
+    const keyed = this.#keyed.address(localAddress).word(localPort).address(remoteAddress).word(remotePort);
+    return keyed.word(irs).word(period).word(index).finish() >>> 8;
   }
 }
 
