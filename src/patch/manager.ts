@@ -16,6 +16,7 @@ import type { ServiceSpec } from './policy.ts';
 import { addressPairs } from './policy.ts';
 import { PauseCalibration } from './run/calibration.ts';
 import type { RunEnvironment } from './run/environment.ts';
+import { removeLogs } from './run/logs.ts';
 import type { RunPhase } from './run/phase.ts';
 import { FINAL_PHASES } from './run/phase.ts';
 import type { RunRecord, RunReport } from './run/record.ts';
@@ -234,6 +235,8 @@ export class PatchManager {
       }
       done.push(await this.#resume(run, last, entries));
     }
+    // Of a control process that ended just before it did so.
+    removeLogs(this.#env.stateDirectory, (id) => this.#runs.get(id)?.over === true);
     return done;
   }
 

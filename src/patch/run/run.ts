@@ -34,6 +34,7 @@ import type { PauseForecast } from './calibration.ts';
 import type { RunEnvironment } from './environment.ts';
 import { forecastPause } from './forecast.ts';
 import { lateWriteNotice } from './late-writes.ts';
+import { removeLogs } from './logs.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
@@ -411,6 +412,10 @@ export class Run {
     this.#phase = phase;
     reach(`phase.${phase}.persisted`);
     this.#attempt('the evidence', () => writeEvidence(this.report(), this.#env.journal.read(this.record.id)));
+    if (this.over)
+      this.#attempt('the end of the write logs', () =>
+        removeLogs(this.#env.stateDirectory, (id) => id === this.record.id),
+      );
     this.#onChange(this.report());
   }
 

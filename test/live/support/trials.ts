@@ -292,6 +292,8 @@ class Series {
         ['undone', 'committed', 'rolled-back'].includes((await site.api.get<RunView>('/runs/last')).phase),
       SETTLE_MS,
     );
+    const logs = join(site.scene.stateDirectory, 'write-log');
+    assert.equal(existsSync(logs) ? readdirSync(logs) : [], [], 'write logs of a run that is over');
   }
 }
 
