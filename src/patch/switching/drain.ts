@@ -16,6 +16,7 @@ import type { RunRecord } from '../run/record.ts';
 import type { CutPlan } from '../run/step.ts';
 import { AUTO_QUIET_MS } from '../strategy.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import { nameFlows } from './hand-over.ts';
 import { DEFAULT_DRAIN_MS, holdPlan } from './hold.ts';
 import type { Move } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
@@ -51,6 +52,7 @@ export function bothRunPlan(move: Move): CutPlan {
         name: 'switch-network',
         figure: '1303',
         do: async () => {
+          await nameFlows(move);
           move.persistRole();
           await move.attach();
           move.startedMs = clock.nowMs();

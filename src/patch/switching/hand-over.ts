@@ -144,6 +144,7 @@ export async function drain(
   let left: FlowName[] = [];
   for (let round = 0; !stopped(); round++) {
     const late = clock.nowMs() >= untilMs;
+    let isOver = false;
     try {
       for (let moved = 1; moved > 0 && !stopped(); ) {
         moved = await handOverIdle(move);
@@ -153,13 +154,36 @@ export async function drain(
       await moveDatagrams(move, round % WAITING_EVERY === WAITING_EVERY - 1 || late);
       if (late) await endSilent(move);
     } catch (error) {
-      env.log.warn('hand-over of idle connections failed, will be tried again', { reason: messageOf(error) });
+      const again = await runs(move);
+      const reason = messageOf(error);
+      if (again) env.log.warn('hand-over of idle connections failed, will be tried again', { reason });
+      else env.log.warn('the old partition ended, and its connections with it', { reason });
+      isOver = !again;
     }
     left = await steeredFlows(move);
-    if (left.length === 0 || late) break;
+    if (left.length === 0 || late || isOver) break;
     await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
   }
   return { handedOver, abandoned: left };
+}
+
+async function runs({ env, from }: Move): Promise<boolean> {
+  const status = await env.hypervisor.partitionStatus(from).catch(() => undefined);
+  return status?.state === 'running';
+}
+
+/**
+ * Before a switch that steers what is known: connections of which the mux has seen nothing for long, or nothing since it was started
+ * again, are known to the partition that has them.
+ */
+export async function nameFlows(move: Move): Promise<void> {
+  const { mux, hypervisor } = move.env;
+  const { connections } = await hypervisor.control(move.from).connections();
+  const all = connections.map(({ flow }) => flow);
+  await move.each(async (address) => {
+    const flows = move.flowsOf(address, all).map((flow) => ({ ...flow, localAddress: address }));
+    if (flows.length > 0) await mux.execute('flows-known', { address, flows });
+  });
 }
 
 /** Flows that the old partition still has. One that has ended stays listed for a while, so that its last segments find their way. */

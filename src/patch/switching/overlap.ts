@@ -22,6 +22,7 @@ import type { RunRecord } from '../run/record.ts';
 import type { CutPlan, Stage } from '../run/step.ts';
 import { QUIET_MS } from '../strategy.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
+import { nameFlows } from './hand-over.ts';
 import type { Move, SwitchCommand } from './move.ts';
 import { checkThroughPrivatePath } from './verify.ts';
 
@@ -59,6 +60,7 @@ export function overlapPlan(move: Move): CutPlan {
       name: 'switch-network',
       figure: '2204',
       do: async () => {
+        await nameFlows(move);
         move.persistRole();
         await move.attach();
         reach('switch.port-attached');
