@@ -142,9 +142,12 @@ function act(name: string, action: string): void {
   send(pid, 'SIGSTOP');
 }
 
+/** In a guest the application has another one. */
+const killForReal = process.kill.bind(process);
+
 function send(pid: number, signal: NodeJS.Signals): void {
   try {
-    process.kill(pid, signal);
+    killForReal(pid, signal);
   } catch {
     // It has ended.
   }

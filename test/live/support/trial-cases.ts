@@ -42,7 +42,7 @@ export function endsControl({ point, action }: Case): boolean {
 
 const FAILURES = ['throw', 'EIO', 'ENOSPC'];
 /** Stopped for longer than a process may be silent. */
-const CONTROL = ['kill', 'stop=1500', 'kill@mux', 'kill@block', 'kill+kill@mux'];
+const CONTROL = ['kill', 'stop=3500', 'kill@mux', 'kill@block', 'kill+kill@mux'];
 const NEXT = ['upgrade', 'leave'];
 const OTHERS = ['stop@mux', 'stop@block', 'kill@mux+kill@block', 'kill@A', 'kill@B', 'stop@A', 'stop@B'];
 const PAIRS = ['kill@mux+kill', 'kill@block+kill', 'kill@A+kill@mux', 'kill@B+kill@block', 'kill@A+kill'];

@@ -28,7 +28,7 @@ import { caseText, Deck, endsControl, isOfGuest, WAYS } from './trial-cases.ts';
 
 /** A process that is silent for so long is dead. What ended a second ago is forgotten: each trial begins without a history. */
 const SUPERVISION =
-  'supervision: {answerMs: 1200, restarts: 1000, withinMs: 1000, rollbacks: 3, resumes: 3}\n';
+  'supervision: {answerMs: 3000, restarts: 1000, withinMs: 1000, rollbacks: 3, resumes: 3}\n';
 const SETTLE_MS = 60_000;
 const LOOK_MS = 50;
 const NEXT_VERSION = '99.0.0';

@@ -38,6 +38,12 @@ export class SimulatedMux {
     this.#deliver = deliver;
   }
 
+  /** It ends and is told again: of flows only what holds and switches need. */
+  restart(): void {
+    if (this.hold !== undefined || this.flowHold !== undefined) return;
+    for (const connection of this.#connections()) if (!connection.steered) connection.port = undefined;
+  }
+
   /** Whether packets of `connection` and partition `id` understand each other. */
   reaches(id: PartitionId, connection: Connection): boolean {
     if (this.ports[id] !== 'attached') return false;
@@ -60,6 +66,12 @@ export class SimulatedMux {
             ...{ flow: { ...flowOf(connection), protocol: 'tcp' }, port: connection.port },
             ...{ steered: connection.steered, state: 'open', idleMs: 0 },
           }));
+      case 'flows-known': {
+        const ids = idsOf(args['flows']);
+        for (const { connection } of this.#clients)
+          if (connection !== undefined && ids.has(connection.id)) connection.port ??= this.path;
+        return {};
+      }
       case 'flows-moved': {
         const ids = idsOf(args['flows']);
         for (const connection of this.#connections())
@@ -90,7 +102,7 @@ export class SimulatedMux {
 
   route(request: Request): void {
     const { connection } = request;
-    const isNew = connection.port === undefined;
+    const isNew = !connection.isOpen;
     if (this.hold !== undefined && !this.hold.except.has(connection.id)) {
       if (this.hold.scope === 'all' || isNew) {
         this.hold.queue.push(request);
@@ -102,7 +114,9 @@ export class SimulatedMux {
       return;
     }
     connection.port ??= this.path;
-    if (this.reaches(connection.port, connection)) this.#deliver(connection.port, request, isNew);
+    if (!this.reaches(connection.port, connection)) return;
+    connection.isOpen = true;
+    this.#deliver(connection.port, request, isNew);
   }
 
   #connections(): Connection[] {

@@ -19,7 +19,9 @@ export interface Request {
 export interface Connection {
   readonly id: number;
   readonly client: Client;
-  /** Where the mux's flow table leads it; undefined before its first packet. */
+  /** Its first packet has reached a partition. */
+  isOpen: boolean;
+  /** Where the mux's flow table leads it; undefined: it does not know. */
   port: PartitionId | undefined;
   steered: boolean;
   closed: boolean;

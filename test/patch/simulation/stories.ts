@@ -16,6 +16,7 @@ const FATES: readonly Fault['fate'][] = [
   'new-guest-dies',
   'old-guest-dies',
   'block-restarts',
+  'mux-restarts',
 ];
 /** A second fault often comes while the first is being mended. */
 const CLOSE = 8;

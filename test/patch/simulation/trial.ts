@@ -22,7 +22,12 @@ const BUSY: readonly RunPhase[] = ['preparing', 'cutting', 'rolling-back', 'undo
 export interface Fault {
   /** Number of the command, of all that are given from the beginning on. */
   readonly call: number;
-  readonly fate: Exclude<Fate, 'done'> | 'new-guest-dies' | 'old-guest-dies' | 'block-restarts';
+  readonly fate:
+    | Exclude<Fate, 'done'>
+    | 'new-guest-dies'
+    | 'old-guest-dies'
+    | 'block-restarts'
+    | 'mux-restarts';
 }
 
 /** How the run moves the service. */
@@ -72,6 +77,10 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     disturbedMs = world.clock.nowMs();
     if (fault.fate === 'block-restarts') {
       world.restartBlock();
+      return 'done';
+    }
+    if (fault.fate === 'mux-restarts') {
+      world.mux.restart();
       return 'done';
     }
     if (fault.fate !== 'new-guest-dies' && fault.fate !== 'old-guest-dies') return fault.fate;

@@ -521,7 +521,14 @@ export class World {
   #ask(client: Client): void {
     if (!this.#clientsRun) return;
     if (client.connection === undefined || client.connection.closed)
-      client.connection = { id: ++this.#connections, client, port: undefined, steered: false, closed: false };
+      client.connection = {
+        id: ++this.#connections,
+        client,
+        isOpen: false,
+        port: undefined,
+        steered: false,
+        closed: false,
+      };
     const attempt = ++client.attempt;
     const write = this.#reading ? undefined : client.next;
     this.mux.route({ write, attempt, connection: client.connection });
