@@ -1,4 +1,4 @@
-import type { GuestPatchResult } from '../../channel/index.ts';
+import type { FlowName, GuestPatchResult } from '../../channel/index.ts';
 import type { AddressPair } from '../policy.ts';
 import type { RehearsalReport } from '../rehearsal/index.ts';
 import type { Procedure, Strategy } from '../strategy.ts';
@@ -115,4 +115,9 @@ export interface RunReport extends RunRecord {
   readonly notices: readonly string[];
   /** Why it was undone or is not complete. */
   readonly reason?: string;
+}
+
+/** As reports name a flow. */
+export function flowText(flow: FlowName): string {
+  return `${flow.protocol} ${flow.remoteAddress}:${flow.remotePort} → ${flow.localAddress}:${flow.localPort}`;
 }

@@ -3,7 +3,6 @@
  * phase and step is journalled before it acts. The object lives in the control process; everything that has to survive it
  * is in the journal, the role store and the mux and block processes.
  */
-import type { FlowName } from '../../channel/index.ts';
 import { codeOf, messageOf, reach, sentenceOf } from '../../common/index.ts';
 import { diskId, HISTORY } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
@@ -38,6 +37,7 @@ import { removeLogs } from './logs.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
+import { flowText } from './record.ts';
 import type { CutPlan, Engine, Stage, Step, StepReport } from './step.ts';
 import { doSteps, stepsOf, undoSteps } from './step.ts';
 import { watchProbation } from './watch.ts';
@@ -596,8 +596,4 @@ export class Run {
       });
     }
   }
-}
-
-function flowText(flow: FlowName): string {
-  return `${flow.protocol} ${flow.remoteAddress}:${flow.remotePort} → ${flow.localAddress}:${flow.localPort}`;
 }
