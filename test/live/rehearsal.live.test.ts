@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert';
 import { entriesOnDisk } from '../../src/cli/demo/proof.ts';
 import type { Scene } from '../../src/cli/demo/scene.ts';
 import { SERVICE_ADDRESS } from '../../src/cli/demo/scene.ts';
-import type { RecordingView, RunView } from '../../src/daemon/index.ts';
+import type { RecordingView, RunView, StatusView } from '../../src/daemon/index.ts';
 import { liveSuite, within } from '../support/index.ts';
 import { dataOnSystemDisk } from './support/scenes.ts';
 import { ask, Site, version } from './support/site.ts';
@@ -128,6 +128,8 @@ rehearsal(
               .map((one) => `GET ${one}`)
               .sort(),
           );
+          const { services } = await site.api.get<StatusView>('/status');
+          assert.is(services[0]?.recorded, 4);
           await site.flagPatch();
           const { id } = await site.api.post<RunView>('/runs', { strategy: 'hold' });
           const run = await site.settled(id);

@@ -51,6 +51,10 @@ function statusLines(status: StatusView, t: Terminal, nowMs: number): string[] {
       ]),
     ),
   ];
+  for (const { name, recorded } of status.services) {
+    if (recorded !== undefined)
+      lines.push('', `rehearsal  ${name}: ${recorded} requests of clients recorded`);
+  }
   const { run } = status;
   if (run !== undefined) {
     const step = run.steps.findLast((s) => s.state === 'running');

@@ -196,6 +196,8 @@ export class Daemon implements DaemonSurface {
         if (!ok) break;
       }
     }
+    const recorded =
+      service.rehearsal?.recording === undefined ? undefined : await this.recordings.count(service.name);
     return {
       name: service.name,
       address: service.address,
@@ -206,6 +208,7 @@ export class Daemon implements DaemonSurface {
       ...(role?.previous === undefined ? {} : { previous: role.previous }),
       ...(role === undefined ? {} : { sinceMs: role.sinceMs }),
       ...(health === undefined ? {} : { health }),
+      ...(recorded === undefined ? {} : { recorded }),
     };
   }
 

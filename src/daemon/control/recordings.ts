@@ -40,6 +40,15 @@ export class Recordings {
     }
   }
 
+  /** How many there are; undefined while the mux cannot be asked. */
+  async count(name: string): Promise<number | undefined> {
+    try {
+      return (await this.view(name)).requests.length;
+    } catch {
+      return undefined;
+    }
+  }
+
   /** Throws ApiError `no-such-service`. */
   async view(name: string): Promise<RecordingView> {
     const { configuration, mux } = this.#daemon;

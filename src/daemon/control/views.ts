@@ -52,6 +52,8 @@ export interface ServiceView {
   readonly sinceMs?: number;
   /** Answer of the probe through the service address; absent when the active does not run. */
   readonly health?: HealthView;
+  /** Requests of clients that were recorded for its rehearsal; absent where none are. */
+  readonly recorded?: number;
 }
 
 /** A run as reported, whether something is being done for it right now, and what the last thing done failed of. */

@@ -1,5 +1,18 @@
-/** `changeover stack` as a process of its own: node stack-process.ts '<RunStackOptions as JSON>'. */
+/**
+ * `changeover stack` as a process of its own: node stack-process.ts '<RunStackOptions as JSON>'. On SIGUSR2 it prints what is in use after a
+ * collection, `in use N KiB`: the resident size has V8's young generation in it, which grows with the load, and garbage of the old one.
+ */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import type { RunStackOptions } from '../../../src/daemon/standalone/stack.ts';
 import { runStack } from '../../../src/daemon/standalone/stack.ts';
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+process.on('SIGUSR2', () => {
+  collect();
+  const { heapUsed, external } = process.memoryUsage();
+  console.log(`in use ${Math.round((heapUsed + external) / 1024)} KiB`);
+});
 
 process.exit(await runStack(JSON.parse(process.argv[2] ?? '{}') as RunStackOptions));
