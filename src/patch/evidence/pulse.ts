@@ -78,6 +78,10 @@ export class Pulse {
     return { answers: this.#answers, rates: this.#rates, copy: this.#copy };
   }
 
+  get isRunning(): boolean {
+    return this.#timer !== undefined;
+  }
+
   /** Goes on until `end`; `close` around a move. */
   begin(near: boolean): void {
     this.#untilMs = Number.POSITIVE_INFINITY;

@@ -2,6 +2,7 @@
 import { messageOf } from '../../common/index.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import type { RunPhase } from '../run/phase.ts';
+import { FINAL_PHASES } from '../run/phase.ts';
 import type { RunReport } from '../run/record.ts';
 import { put } from './evidence.ts';
 import { Pulse } from './pulse.ts';
@@ -10,7 +11,7 @@ import { renderPage } from './timeline-page.ts';
 const MOVING: readonly RunPhase[] = ['cutting', 'rolling-back'];
 
 interface Followed {
-  readonly pulse: Pulse | undefined;
+  pulse: Pulse | undefined;
   report: RunReport;
   phase: RunPhase | undefined;
 }
@@ -37,6 +38,7 @@ export class EvidenceRecorder {
     else if (MOVING.includes(report.phase)) followed.pulse?.begin(true);
     else followed.pulse?.end();
     this.#write(followed);
+    letGo(followed);
   }
 
   close(): void {
@@ -59,7 +61,9 @@ export class EvidenceRecorder {
         copy: () => copyOf(this.#followed.get(id)?.report),
         ended: () => {
           const followed = this.#followed.get(id);
-          if (followed !== undefined) this.#write(followed);
+          if (followed === undefined) return;
+          this.#write(followed);
+          letGo(followed);
         },
       });
     } catch {
@@ -78,6 +82,12 @@ export class EvidenceRecorder {
       });
     }
   }
+}
+
+/** Over and written for the last time: its curves are in its folder, and no longer here. */
+function letGo(followed: Followed): void {
+  if (FINAL_PHASES.includes(followed.report.phase) && followed.pulse?.isRunning !== true)
+    followed.pulse = undefined;
 }
 
 /** Of the copy that is under way. */
