@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { reach, sentenceOf } from '../common/index.ts';
+import { messageOf, reach, sentenceOf } from '../common/index.ts';
 import { diskId } from '../hypervisor/index.ts';
 import { PatchError } from './errors.ts';
 import { EvidenceRecorder } from './evidence/index.ts';
@@ -160,6 +160,7 @@ export class PatchManager {
         },
       );
     }
+    this.#removeLogs();
     const record = await this.#record(service, from, standby.id, patches, request);
     const run = new Run(env, record, (report, step) => this.#publish(report, step));
     this.#runs.set(record.id, run);
@@ -235,8 +236,7 @@ export class PatchManager {
       }
       done.push(await this.#resume(run, last, entries));
     }
-    // Of a control process that ended just before it did so.
-    removeLogs(this.#env.stateDirectory, (id) => this.#runs.get(id)?.over === true);
+    this.#removeLogs();
     return done;
   }
 
@@ -263,6 +263,15 @@ export class PatchManager {
       const sentence = `run ${id}, which was ${last}, could not be taken up: ${sentenceOf(error)}`;
       env.alarm(sentence);
       return sentence;
+    }
+  }
+
+  /** What a run could not remove at its end, or a control process that ended just before. */
+  #removeLogs(): void {
+    try {
+      removeLogs(this.#env.stateDirectory, (id) => this.#runs.get(id)?.over === true);
+    } catch (error) {
+      this.#env.log.warn('write logs were not removed', { reason: messageOf(error) });
     }
   }
 
