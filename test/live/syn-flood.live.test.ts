@@ -20,19 +20,16 @@ import type { SynFloodOptions } from './support/syn-flood.ts';
 
 const live = liveSuite('live/syn-flood');
 
-/**
- * The flood's rate: TOP_PER_SECOND, or a part of what the processes take on this machine, which has other work, too: what that
- * is is found out by going up until the port's queue drops packets.
- */
-const TOP_PER_SECOND = SOAK ? 120_000 : 30_000;
-const LEAVES = 0.5;
+/** SYNs per second; in the soak as many as the flooder manages, which must be more than the test's. */
+const RATE = SOAK ? 120_000 : 30_000;
+const LEAST_RATE = 29_000;
 /** Flood and calm in turn, so that both see the same other work. */
-const ROUNDS = SOAK ? 20 : 4;
-const FLOOD_MS = 3_000;
-const CALM_MS = 1_200;
+const ROUNDS = SOAK ? 12 : 4;
+const FLOOD_MS = 5_000;
+const CALM_MS = 1_000;
 const SETTLE_MS = 200;
-const LEAST_SYNS = 10_000;
-const CONTROL_MS = 200;
+/** Until both processes have grown to their size, compiled what is hot and filled their tables. */
+const WARM_UP_MS = 3_000;
 /** Small, so that what waits in it is not the connections' delay. */
 const QUEUE_BYTES = 131_072;
 const HOST = '10.98.0.1';
@@ -44,6 +41,7 @@ const MEMORY_BYTES = 32 * 1024 * 1024;
 const EXCHANGE_BYTES = 16 * 1024;
 /** The established connection exchanges so often. */
 const PACE_MS = 20;
+const TICKS_PER_SECOND = 100;
 const HONEST_PACE_MS = 50;
 /** A SYN that was lost is repeated after 1, 3 and 7 s. */
 const CONNECT_LIMIT_MS = 12_000;
@@ -111,8 +109,50 @@ function established(socket: Socket): { count: number; failed: string | undefine
   return state;
 }
 
+interface Outcome {
+  readonly perSecond: number;
+  readonly tried: number;
+  readonly good: number;
+  /** Of the established connection's pace. */
+  readonly kept: number;
+  /** Of the mux and of the partition, bytes. */
+  readonly growth: readonly [number, number];
+  readonly failed: string | undefined;
+  /** Processors that others than this test kept busy. */
+  readonly others: number;
+  readonly text: string;
+}
+
+/** Whatever the test is about, in the order of the promise; undefined: held. */
+function complaint({ perSecond, tried, good, kept, growth, failed }: Outcome): string | undefined {
+  if (failed !== undefined) return `established connection: ${failed}`;
+  if (perSecond < LEAST_RATE) return `the flood reached ${Math.round(perSecond)} a second only`;
+  if (tried < ROUNDS * 20) return `only ${tried} connects were tried`;
+  if (good < 0.99 * tried) return `${good} of ${tried} connects`;
+  if (kept < 0.7) return `the established connection kept ${(100 * kept).toFixed(0)} % of its pace`;
+  if (growth[0] > MEMORY_BYTES || growth[1] > 2 * MEMORY_BYTES)
+    return `memory + ${growth.join(' and ')} bytes`;
+  return undefined;
+}
+
+/** Clock ticks that all processors were busy, and that these processes were. */
+function busyTicks(pids: readonly number[]): { readonly all: number; readonly ours: number } {
+  const [user, nice, system, , , irq, softirq] = readFileSync('/proc/stat', 'utf8')
+    .split(/\s+/)
+    .slice(1)
+    .map(Number);
+  const ours = pids.map((pid) => {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+    return Number(fields[11]) + Number(fields[12]);
+  });
+  return { all: user! + nice! + system! + irq! + softirq!, ours: ours.reduce((sum, ticks) => sum + ticks) };
+}
+
+/** What `others` may be before a failure says more about them. */
+const OTHERS = 0.4;
+
 live(
-  `N7: SYNs from forged addresses, up to ${TOP_PER_SECOND}/s: honest connects, an established connection, memory`,
+  `N7: ${RATE} SYNs a second from forged addresses: honest connects, an established connection, memory`,
   within(
     async () => {
       const controlSocket = join(directory, 'control');
@@ -163,81 +203,86 @@ live(
         seed,
       };
       const flood = node('test/live/support/syn-flood.ts', JSON.stringify(options));
-      const report = once(createInterface({ input: flood.stdout! }), 'line');
-      const droppedAtPort = async () =>
-        (await channel.execute('ports', {})).find((port) => port.name === 'a')!.drops['queue-full'] ?? 0;
-      let top = TOP_PER_SECOND;
-      let rate = TOP_PER_SECOND / 10;
-      let dropped = await droppedAtPort();
-      const control = async () => {
-        const now = await droppedAtPort();
-        rate = now > dropped ? rate / 2 : Math.min(top, rate * 1.2);
-        dropped = now;
-        flood.stdin!.write(`${Math.round(rate)}\n`);
+      const told = createInterface({ input: flood.stdout! })[Symbol.asyncIterator]();
+      /** From now on so many a second; how many it has sent so far. */
+      const flooding = async (perSecond: number) => {
+        flood.stdin!.write(`${perSecond}\n`);
+        return Number((await told.next()).value);
       };
-      const flooded = async (ms: number, each: () => void) => {
-        const endMs = performance.now() + ms;
-        for (let i = 0; performance.now() < endMs; i++) {
-          if (i % (CONTROL_MS / HONEST_PACE_MS) === 0) await control();
-          each();
-          await wait(HONEST_PACE_MS);
-        }
-      };
-      // Until both processes have grown to their size, compiled what is hot and filled their tables.
-      await flooded(5_000, () => {});
-      top = Math.min(TOP_PER_SECOND, rate * LEAVES);
-      flood.stdin!.write('0\n');
-      for (let i = 0; i < 20; i++) assert.ok(await honest());
-      const sizes = [mux, guest].map(residentBytes);
+      const pids = [process.pid, mux.pid!, guest.pid!, flood.pid!];
 
-      const connects: Promise<boolean>[] = [];
-      const growth = [0, 0];
-      let during = 0;
-      const paces: { calm: number; flooded: number }[] = [];
-      /** Exchanges per second of the established connection during `body`. */
-      const paceOf = async (body: () => Promise<void>) => {
-        const [countBefore, fromMs] = [exchange.count, performance.now()];
-        await body();
-        return ((exchange.count - countBefore) * 1000) / (performance.now() - fromMs);
-      };
-      for (let round = 0; round < ROUNDS; round++) {
-        const calm = await paceOf(async () => void (await wait(CALM_MS)));
-        rate = top;
-        const flooding = await paceOf(() =>
-          flooded(FLOOD_MS, () => {
+      const attempt = async (): Promise<Outcome> => {
+        await flooding(RATE);
+        await wait(WARM_UP_MS);
+        await flooding(0);
+        for (let i = 0; i < 20; i++) assert.ok(await honest());
+        const sizes = [mux, guest].map(residentBytes);
+        const connects: Promise<boolean>[] = [];
+        const growth: [number, number] = [0, 0];
+        const [calm, flooded]: [number[], number[]] = [[], []];
+        let sent = 0;
+        let floodedMs = 0;
+        const startedMs = performance.now();
+        const ticks = busyTicks(pids);
+        for (let round = 0; round < ROUNDS; round++) {
+          let countBefore = exchange.count;
+          let fromMs = performance.now();
+          await wait(CALM_MS);
+          calm.push(((exchange.count - countBefore) * 1000) / (performance.now() - fromMs));
+          const sentBefore = await flooding(RATE);
+          countBefore = exchange.count;
+          fromMs = performance.now();
+          while (performance.now() - fromMs < FLOOD_MS) {
             connects.push(honest());
             for (const [i, child] of [mux, guest].entries()) {
               growth[i] = Math.max(growth[i]!, residentBytes(child) - sizes[i]!);
             }
-          }),
-        );
-        paces.push({ calm, flooded: flooding });
-        during += flooding;
-        flood.stdin!.write('0\n');
-        await wait(SETTLE_MS);
+            await wait(HONEST_PACE_MS);
+          }
+          const tookMs = performance.now() - fromMs;
+          flooded.push(((exchange.count - countBefore) * 1000) / tookMs);
+          sent += (await flooding(0)) - sentBefore;
+          floodedMs += performance.now() - fromMs;
+          await wait(SETTLE_MS);
+        }
+        const later = busyTicks(pids);
+        const seconds = (performance.now() - startedMs) / 1000;
+        const others = (later.all - ticks.all - (later.ours - ticks.ours)) / TICKS_PER_SECOND / seconds;
+        const good = (await Promise.all(connects)).filter(Boolean).length;
+        const kept = median(flooded) / median(calm);
+        const perSecond = (sent * 1000) / floodedMs;
+        const mibs = growth.map((bytes) => (bytes / 1024 / 1024).toFixed(1)).join(' and ');
+        const drops = (await channel.execute('ports', {})).map(({ name, drops: each }) => ({
+          name,
+          drops: each,
+        }));
+        const text =
+          `seed ${seed}: ${sent} SYNs, ${Math.round(perSecond)}/s; ${good} of ${connects.length} connects; ` +
+          `established ${(100 * kept).toFixed(0)} % of its pace; memory + ${mibs} MiB; others took ${others.toFixed(2)} ` +
+          `processors; drops so far ${JSON.stringify(drops)}`;
+        console.log(text);
+        return {
+          perSecond,
+          tried: connects.length,
+          good,
+          kept,
+          growth,
+          failed: exchange.failed,
+          others,
+          text,
+        };
+      };
+
+      let outcome = await attempt();
+      if (complaint(outcome) !== undefined && outcome.others > OTHERS) {
+        console.log(`${complaint(outcome)}, beside other work: once more`);
+        outcome = await attempt();
       }
-      flood.stdin!.end();
-      const sent = Number(((await report) as [string])[0]);
-      const good = (await Promise.all(connects)).filter(Boolean).length;
       exchange.stop();
-      const kept = median(paces.map((pace) => pace.flooded)) / median(paces.map((pace) => pace.calm));
-      const mibs = growth.map((bytes) => (bytes / 1024 / 1024).toFixed(1)).join(' and ');
-      console.log(
-        `seed ${seed}: ${sent} SYNs, up to ${Math.round(top)}/s; ${good} of ${connects.length} connects; ` +
-          `established ${(100 * kept).toFixed(0)} % of its pace; memory + ${mibs} MiB`,
-      );
-      const ports = await channel.execute('ports', {});
-      console.log(`drops: ${JSON.stringify(ports.map(({ name, drops }) => ({ name, drops })))}`);
-      assert.is(exchange.failed, undefined);
-      assert.ok(during > 0, 'the established connection goes on');
-      assert.ok(growth[0]! <= MEMORY_BYTES && growth[1]! <= 2 * MEMORY_BYTES, `memory + ${mibs} MiB`);
-      // What is left of the processors decides this one; `make soak` is for a machine that has nothing else to do.
-      if (SOAK) assert.ok(kept >= 0.7, `the established connection kept ${(100 * kept).toFixed(0)} %`);
-      assert.ok(sent >= LEAST_SYNS, `${sent} sent`);
-      assert.ok(connects.length >= 100, `only ${connects.length} connects were tried`);
-      assert.ok(good >= 0.99 * connects.length, `${good} of ${connects.length} connects`);
+      flood.stdin!.end();
+      assert.is(complaint(outcome), undefined, outcome.text);
     },
-    SOAK ? 300_000 : 120_000,
+    SOAK ? 300_000 : 150_000,
   ),
 );
 

@@ -1,6 +1,6 @@
 /**
  * SYNs from forged addresses out of an interface: node syn-flood.ts '<Options as JSON>'. It reads how many per second from its
- * standard input, a number per line, and ends with that; then it prints how many it has sent.
+ * standard input, a number per line, and ends with that. For each line, and at its end, it prints how many it has sent so far.
  */
 import { createInterface } from 'node:readline';
 import { PacketSocket } from 'tap-tun';
@@ -82,6 +82,7 @@ setInterval(() => {
 createInterface({ input: process.stdin })
   .on('line', (line) => {
     perSecond = Number(line);
+    process.stdout.write(`${socket.counters().txFrames}\n`);
   })
   .on('close', () => {
     process.stdout.write(`${socket.counters().txFrames}\n`, () => process.exit(0));
