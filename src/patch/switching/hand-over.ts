@@ -72,7 +72,6 @@ export async function handOverIdle(move: Move): Promise<number> {
     reach('hand-over.before-persist');
     move.noteHandOver({ state: 'taken', connections: taken, neighbors });
     reclaim = false;
-    reach('hand-over.persisted');
     return await putOver(move, taken, neighbors);
   } finally {
     // First: what is held meets its connections again.
@@ -93,6 +92,7 @@ async function putOver(
   const all = connections.map((connection) => connection.flow);
   for (let attempt = 1; ; attempt++) {
     try {
+      reach('hand-over.persisted');
       // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
       for (const address of move.addresses) {
         const flows = move.flowsOf(address, all);
