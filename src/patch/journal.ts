@@ -60,10 +60,12 @@ export interface Journal {
   read(runId: string): JournalEntry[];
   /** Run ids, oldest first. */
   runs(): string[];
+  /** Every entry of a run that is over. */
+  remove(runId: string): void;
 }
 
 export class MemoryJournal implements Journal {
-  readonly #entries: JournalEntry[] = [];
+  #entries: JournalEntry[] = [];
 
   append(entry: JournalEntry): void {
     this.#entries.push(structuredClone(entry));
@@ -75,5 +77,9 @@ export class MemoryJournal implements Journal {
 
   runs(): string[] {
     return [...new Set(this.#entries.map((entry) => entry.runId))];
+  }
+
+  remove(runId: string): void {
+    this.#entries = this.#entries.filter((entry) => entry.runId !== runId);
   }
 }

@@ -20,6 +20,7 @@ import { removeLogs } from './run/logs.ts';
 import type { RunPhase } from './run/phase.ts';
 import { FINAL_PHASES } from './run/phase.ts';
 import type { RunRecord, RunReport } from './run/record.ts';
+import { DEFAULT_KEPT_RUNS, forget, outlived } from './run/retention.ts';
 import { Run } from './run/run.ts';
 import type { StepReport } from './run/step.ts';
 import type { ScanResult, SourceSpec } from './source/index.ts';
@@ -160,7 +161,7 @@ export class PatchManager {
         },
       );
     }
-    this.#removeLogs();
+    this.#tidy();
     const record = await this.#record(service, from, standby.id, patches, request);
     const run = new Run(env, record, (report, step) => this.#publish(report, step));
     this.#runs.set(record.id, run);
@@ -236,7 +237,7 @@ export class PatchManager {
       }
       done.push(await this.#resume(run, last, entries));
     }
-    this.#removeLogs();
+    this.#tidy();
     return done;
   }
 
@@ -266,12 +267,18 @@ export class PatchManager {
     }
   }
 
-  /** What a run could not remove at its end, or a control process that ended just before. */
-  #removeLogs(): void {
+  /** What a run could not remove at its end, or a control process that ended just before; and runs of long ago. */
+  #tidy(): void {
+    const { stateDirectory, policy, journal, log } = this.#env;
     try {
-      removeLogs(this.#env.stateDirectory, (id) => this.#runs.get(id)?.over === true);
+      removeLogs(stateDirectory, (id) => this.#runs.get(id)?.over === true);
+      for (const { record } of outlived(this.#runs.values(), policy.keepRuns ?? DEFAULT_KEPT_RUNS)) {
+        forget(record, journal);
+        this.#runs.delete(record.id);
+        this.#evidence.forget(record.id);
+      }
     } catch (error) {
-      this.#env.log.warn('write logs were not removed', { reason: messageOf(error) });
+      log.warn('what is left of earlier runs was not removed', { reason: messageOf(error) });
     }
   }
 

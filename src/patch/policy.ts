@@ -98,6 +98,8 @@ export interface PatchingPolicy {
   readonly lateWrites: 'refuse' | 'set-aside';
   /** Files and folders of the system disk whose changes after its cut are carried to the new active. Default none. */
   readonly carry?: readonly string[];
+  /** Runs that are over and whose report, journal and evidence are kept. Default 100. */
+  readonly keepRuns?: number;
   readonly probation: {
     readonly startWaitMs: number;
     readonly stabilityMs: number;

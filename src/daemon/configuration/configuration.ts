@@ -175,6 +175,8 @@ export interface PatchingConfiguration {
   readonly procedure: ConfiguredProcedure;
   /** Paths of the system disk whose changes after its cut are carried along. */
   readonly carry: readonly string[];
+  /** Runs that are over and whose report, journal and evidence are kept. */
+  readonly keepRuns: number;
   /** How disks get to the standby. */
   readonly copy: 'copy' | 'mirror';
   readonly budget: {

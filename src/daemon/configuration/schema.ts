@@ -442,6 +442,12 @@ const patching = object(
       },
       0,
     ),
+    keepRuns: integer(
+      'Runs that are over and whose report, journal and evidence are kept; earlier ones are removed when another begins.',
+      1,
+      100_000,
+      100,
+    ),
     copy: {
       type: 'string',
       description:

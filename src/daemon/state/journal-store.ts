@@ -56,4 +56,8 @@ export class SqliteJournal implements Journal {
     const rows = this.#database.prepare('SELECT run FROM journal GROUP BY run ORDER BY MIN(sequence)').all();
     return rows.map((row) => String(row['run']));
   }
+
+  remove(runId: string): void {
+    this.#database.prepare('DELETE FROM journal WHERE run = ?').run(runId);
+  }
 }

@@ -41,6 +41,11 @@ export class EvidenceRecorder {
     letGo(followed);
   }
 
+  /** Nothing of a run that is over is asked for any more. */
+  forget(id: string): void {
+    this.#followed.delete(id);
+  }
+
   close(): void {
     for (const { pulse } of this.#followed.values()) pulse?.end(true);
   }
