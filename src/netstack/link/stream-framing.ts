@@ -58,6 +58,8 @@ function putU32be(buffer: Uint8Array, at: number, value: number): void {
 export class FrameParser {
   /** Frames that were stepped over because they exceed `maxPacket`. */
   oversize = 0;
+  /** Where the last `push` ended: at its `end`, or behind the last frame that it was to deliver. */
+  position = 0;
 
   readonly #vnetHeader: boolean;
   readonly #maxPacket: number;
@@ -94,10 +96,21 @@ export class FrameParser {
     this.#skip = 0;
   }
 
-  /** Takes chunk[at, end), whose bytes it may overwrite. */
-  push(chunk: Uint8Array, at: number, end: number): FramingFault | undefined {
+  /** Takes chunk[at, end), whose bytes it may overwrite, or as much of it as has `most` frames; `position` tells. */
+  push(
+    chunk: Uint8Array,
+    at: number,
+    end: number,
+    most = Number.POSITIVE_INFINITY,
+  ): FramingFault | undefined {
     const start = at;
+    this.position = end;
+    let left = most;
     while (at < end) {
+      if (left === 0) {
+        this.position = at;
+        return undefined;
+      }
       if (this.#skip > 0) {
         const step = Math.min(this.#skip, end - at);
         this.#skip -= step;
@@ -119,6 +132,7 @@ export class FrameParser {
           continue;
         }
         this.#have = 0;
+        left--;
         this.#deliver(this.#partial, this.#base + this.#head, wanted - this.#head);
         continue;
       }
@@ -138,10 +152,12 @@ export class FrameParser {
         at += step;
         if (step < this.#head + length) return undefined;
         this.#have = 0;
+        left--;
         this.#deliver(this.#partial, this.#base + this.#head, length);
         continue;
       }
       at = body + length;
+      left--;
       this.#deliver(chunk, body, length);
     }
     return undefined;

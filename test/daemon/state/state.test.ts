@@ -55,6 +55,9 @@ state(
       { runId: 'r1', kind: 'step-begun', name: 'copy', atMs: 3 },
     ]);
     assert.equal(again.read('none'), []);
+    again.remove('r1');
+    assert.equal(again.runs(), ['r2']);
+    assert.equal(again.read('r1'), []);
     second.close();
   }),
 );

@@ -45,6 +45,29 @@ for (const vnet of [false, true]) {
   const digests = packets.map(digest);
 
   test(
+    `${form}: no more frames at once than asked for, wherever the chunk is cut; the rest later`,
+    within(() => {
+      for (let cut = 0; cut <= bytes.length; cut++) {
+        for (const most of [1, 2, 3]) {
+          const { p, got } = parser(vnet);
+          for (const chunk of [bytes.slice(0, cut), bytes.slice(cut)]) {
+            for (let at = 0; at < chunk.length; at = p.position) {
+              const before = got.length;
+              assert.is(p.push(chunk, at, chunk.length, most), undefined);
+              assert.ok(got.length - before <= most);
+              assert.ok(
+                p.position === chunk.length || got.length - before === most,
+                'it stops early for nothing',
+              );
+            }
+          }
+          assert.equal(got, digests, `cut at ${cut}, ${most} at once`);
+        }
+      }
+    }),
+  );
+
+  test(
     `${form}: packets of one chunk, of two cut at every byte, and byte by byte`,
     within(() => {
       for (let cut = 0; cut <= bytes.length; cut++) {

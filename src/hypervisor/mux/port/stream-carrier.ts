@@ -2,6 +2,10 @@ import type { Socket } from 'node:net';
 import { FrameParser, FrameWriter } from '../../../netstack/index.ts';
 import type { Carrier, CarrierOwner } from './carrier.ts';
 
+/**
+ * Frames that are handled as a whole. More would make a flood of small ones cost its neighbours more than their share of a turn.
+ */
+const PORTION_FRAMES = 128;
 /** Bytes waiting for a turn at which the socket is left unread: the kernel then stops the sender. */
 const BACKLOG_BYTES = 256 * 1024;
 
@@ -73,15 +77,10 @@ export class StreamCarrier implements Carrier {
   }
 
   take(): boolean {
-    let chunk = this.#fresh;
-    if (chunk !== undefined) this.#fresh = undefined;
-    else {
-      chunk = this.#backlog.shift();
-      if (chunk === undefined) return false;
-      this.#backlogBytes -= chunk.length;
-      if (this.#backlogBytes < BACKLOG_BYTES / 2 && this.#socket.isPaused()) this.#socket.resume();
-    }
-    const fault = this.#parser.push(chunk, 0, chunk.length);
+    const chunk = this.#fresh ?? this.#backlog[0];
+    if (chunk === undefined) return false;
+    const fault = this.#parser.push(chunk, 0, chunk.length, PORTION_FRAMES);
+    this.#taken(chunk, this.#parser.position);
     if (this.#parser.oversize > 0) {
       this.#owner.oversize(this.#parser.oversize);
       this.#parser.oversize = 0;
@@ -101,6 +100,19 @@ export class StreamCarrier implements Carrier {
   destroy(): void {
     this.#gone = true;
     this.#socket.destroy();
+  }
+
+  /** The first `count` bytes of `chunk`, which is what was to be taken next, have been. */
+  #taken(chunk: Buffer, count: number): void {
+    const rest = count < chunk.length ? chunk.subarray(count) : undefined;
+    if (this.#fresh !== undefined) {
+      this.#fresh = rest;
+      return;
+    }
+    if (rest === undefined) this.#backlog.shift();
+    else this.#backlog[0] = rest;
+    this.#backlogBytes -= count;
+    if (this.#backlogBytes < BACKLOG_BYTES / 2 && this.#socket.isPaused()) this.#socket.resume();
   }
 
   #keep(chunk: Buffer): void {
