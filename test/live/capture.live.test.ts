@@ -174,7 +174,8 @@ live(
       );
       const found = (await tshark(one, '-q', '-z', 'expert,warn')).split('\n');
       assert.equal(
-        found.filter((line) => /^\s+\d+\s/.test(line) && !/D-SACK/.test(line)),
+        // A receiver that the machine keeps from reading has a full window: that is truly so.
+        found.filter((line) => /^\s+\d+\s/.test(line) && !/D-SACK|[Ww]indow/.test(line)),
         [],
         name,
       );

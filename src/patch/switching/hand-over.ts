@@ -19,7 +19,7 @@ const QUIET_DATAGRAMS_MS = 200;
 /** A round that moves nobody yet is worth a hold only for so long, ms. */
 const HOLD_LIMIT_MS = 2_000;
 const TAKEN_HOLD_MS = 30_000;
-const PUT_ATTEMPTS = 3;
+const ATTEMPTS = 3;
 
 export interface DrainResult {
   readonly handedOver: number;
@@ -78,7 +78,21 @@ export async function handOverIdle(move: Move): Promise<number> {
     await old
       .resume({ reclaim })
       .catch((error) => log.warn('the old partition was not resumed', { reason: messageOf(error) }));
-    for (const { address } of parts) await mux.execute('hold-release', { address });
+    for (const { address } of parts) await release(move, address);
+  }
+}
+
+/** A hold that stays makes clients wait until its limit, though nothing is to be waited for any more. */
+async function release({ env }: Move, address: string): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await env.mux.execute('hold-release', { address });
+      return;
+    } catch (error) {
+      if (attempt === ATTEMPTS) throw error;
+      env.log.warn('a hold is released once more', { address, reason: messageOf(error) });
+      await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
+    }
   }
 }
 
@@ -106,7 +120,7 @@ async function putOver(
       move.noteHandOver({ state: 'done' });
       return imported;
     } catch (error) {
-      if (attempt === PUT_ATTEMPTS) throw error;
+      if (attempt === ATTEMPTS) throw error;
       env.log.warn('connections are put once more', { partition: to, reason: messageOf(error) });
       await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
     }
@@ -222,7 +236,7 @@ async function moveDatagrams(move: Move, waiting: boolean): Promise<void> {
         await mux.execute('flows-moved', { address, flows, answered: true });
       } while ((await steered()).length > 0 && clock.nowMs() < untilMs);
     } finally {
-      await mux.execute('hold-release', { address });
+      await release(move, address);
     }
   }
 }

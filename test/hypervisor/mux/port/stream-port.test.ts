@@ -231,9 +231,11 @@ for (const carrier of CARRIERS) {
       await first.ready();
       await eventually('accepted', () => states.length === 1);
       const second = await joined(path, carrier);
-      await eventually('replaced', () => states.length === 3 && !first.connected);
-      assert.equal(states, [carrier, 'replaced by a newer connection', carrier]);
-      await eventually('the first is back', () => states.length === 5 && first.connected);
+      await eventually('replaced', () => states.length >= 3);
+      assert.equal(states.slice(0, 3), [carrier, 'replaced by a newer connection', carrier]);
+      // Which the second does in its turn: a moment later it is the first that is gone.
+      await eventually('the first is back', () => first.counters.connections === 2);
+      assert.equal(states.slice(3, 5), ['replaced by a newer connection', carrier]);
       first.close();
       second.close();
       port.close();
