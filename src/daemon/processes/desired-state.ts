@@ -44,6 +44,11 @@ export class DesiredState {
     }
   }
 
+  /** Call it after the command failed: what shall end and is not there has ended, and must not come back with the next process. */
+  refused(name: string, args: object, code: string | undefined): void {
+    if (code !== undefined && ENDED_ALREADY[name] === code) this.executed(name, args);
+  }
+
   /** Call it after the command succeeded. The file follows after the current turn of the event loop. */
   executed(name: string, args: object): void {
     const before = this.#entries;
@@ -93,6 +98,11 @@ export class DesiredState {
 }
 
 type Arguments = Readonly<Record<string, unknown>>;
+
+/** Commands that end something, with the answer when there is no such thing. */
+const ENDED_ALREADY: Readonly<Record<string, string>> = {
+  'copy-cancel': 'unknown-copy',
+};
 
 /** One address of a switch; without ports of its own it moves between those of the whole. */
 interface SwitchPart {

@@ -147,6 +147,7 @@ export class KeptProcess<C extends CommandMap, E extends EventMap> implements Ch
         this.#options.desired.executed(name, args);
         return result;
       } catch (error) {
+        this.#options.desired.refused(name, args, codeOf(error));
         const lost = codeOf(error) === 'closed' && this.#state !== 'stopped';
         if (!lost || attempt >= MAX_ATTEMPTS || !REPEATABLE.has(name)) throw error;
       }

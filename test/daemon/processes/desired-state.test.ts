@@ -260,4 +260,17 @@ desired(
   }),
 );
 
+desired(
+  'what was to end and was not there any more does not come back with the next process',
+  within(({ file }) => {
+    const state = new DesiredState(file, rememberBlock);
+    const copy = { copy: 'r-copy', from: ['A'], to: ['B'] };
+    state.executed('copy-start', copy);
+    state.refused('copy-cancel', { copy: 'r-copy' }, 'EIO');
+    assert.is(state.commands().length, 1, 'it may still be there');
+    state.refused('copy-cancel', { copy: 'r-copy' }, 'unknown-copy');
+    assert.equal(state.commands(), []);
+  }),
+);
+
 desired.run();
