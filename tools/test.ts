@@ -11,7 +11,7 @@ import { globSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 
-const FILE_LIMIT_MS = 300_000;
+const FILE_LIMIT_MS = 450_000;
 
 const { values, positionals } = parseArgs({
   options: {

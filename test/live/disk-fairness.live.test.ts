@@ -26,11 +26,13 @@ const SAMPLE_MS = 250;
 const SETTLE_MS = 100;
 const DISK_BYTES = 64 * 1024 * 1024;
 const FAIR: DiskOrder = { bytes: 4096, depth: 32, kind: 'write' };
-const RIVALS: readonly (readonly [string, DiskOrder])[] = [
-  ['writes of 1 MiB', { bytes: 1024 * 1024, depth: 32, kind: 'write' }],
-  ['reads of 1 MiB', { bytes: 1024 * 1024, depth: 32, kind: 'read' }],
-  ['512 writes at a time', { bytes: 4096, depth: 512, kind: 'write' }],
-  ['flushes', { bytes: 4096, depth: 64, kind: 'flush' }],
+/** The goal is not reached beside large reads (docs/SPECIFICATION.md): each is done as a whole. This is what must not get worse. */
+const KEEPS_BESIDE_READS = 0.3;
+const RIVALS: readonly (readonly [name: string, order: DiskOrder, keeps: number])[] = [
+  ['writes of 1 MiB', { bytes: 1024 * 1024, depth: 32, kind: 'write' }, KEEPS],
+  ['reads of 1 MiB', { bytes: 1024 * 1024, depth: 32, kind: 'read' }, KEEPS_BESIDE_READS],
+  ['512 writes at a time', { bytes: 4096, depth: 512, kind: 'write' }, KEEPS],
+  ['flushes', { bytes: 4096, depth: 64, kind: 'flush' }, KEEPS],
 ];
 
 const directory = mkdtempSync(join(tmpdir(), 'changeover-disks-'));
@@ -93,7 +95,7 @@ async function rate(partition: Partition): Promise<number> {
 }
 
 live(
-  `V3: beside a partition that uses its disk to the full another one keeps ${100 * KEEPS} % of its share`,
+  `V3: beside a partition that uses its disk to the full another one keeps ${100 * KEEPS} % of its share, less beside large reads`,
   within(
     async () => {
       const [victim, rival] = await scene();
@@ -103,8 +105,9 @@ live(
       const equal: number[] = [];
       const beside = RIVALS.map(() => [] as number[]);
       const kept = () => beside.map((values) => median(values) / median(equal));
+      const short = (part: number, i: number) => part < RIVALS[i]![2];
       let round = 0;
-      for (; round < ROUNDS || (round < MOST_ROUNDS && kept().some((part) => part < KEEPS)); round++) {
+      for (; round < ROUNDS || (round < MOST_ROUNDS && kept().some(short)); round++) {
         rival.order(FAIR);
         equal.push(await rate(victim));
         for (const [i, [, order]] of RIVALS.entries()) {
@@ -119,7 +122,7 @@ live(
         console.log(
           `beside ${name}: ${mib(median(beside[i]!))} of ${mib(median(equal))}, ${percent}, ${round} rounds`,
         );
-        assert.ok(part >= KEEPS, `beside ${name} it keeps ${percent}`);
+        assert.not.ok(short(part, i), `beside ${name} it keeps ${percent}`);
       }
     },
     SOAK ? 3_600_000 : 60_000,

@@ -11,7 +11,7 @@ const points = liveSuite('live/points-ways');
 
 points(
   'by H7, drain or overlap, whatever process dies, stops or fails: one owner, nothing lost, the service answers',
-  within(() => manyTrials('F1: live trials of other ways', 80, OTHER_CASES), limitMs(280_000)),
+  within(() => manyTrials('F1: live trials of other ways', 80, OTHER_CASES), limitMs(420_000)),
 );
 
 points.run();

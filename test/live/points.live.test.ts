@@ -11,7 +11,7 @@ const points = liveSuite('live/points');
 
 points(
   'whatever process dies, stops or fails at whatever point: one owner, nothing lost, the service answers',
-  within(() => manyTrials('F1: live trials', 120, HOLD_CASES), limitMs(280_000)),
+  within(() => manyTrials('F1: live trials', 120, HOLD_CASES), limitMs(420_000)),
 );
 
 points.run();
