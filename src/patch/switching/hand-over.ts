@@ -8,8 +8,12 @@ import { messageOf, reach } from '../../common/index.ts';
 import type { Move } from './move.ts';
 
 const ROUND_MS = 200;
-/** Connections that wait at the same time while they are moved: the more there are, the longer each waits. */
+/**
+ * Connections that wait at the same time while they are moved: the more there are, the longer each waits. Where there is an application disk
+ * all of them do: the old partition's is fenced, and a request that writes must not meet it there.
+ */
 const BATCH = 8;
+const ALL = Number.MAX_SAFE_INTEGER;
 /** In every so many rounds requests by UDP wait for the answers that are due, at most so long, ms. */
 const WAITING_EVERY = 10;
 const ANSWERS_DUE_MS = 1_000;
@@ -34,7 +38,7 @@ export async function handOverIdle(move: Move): Promise<number> {
   const { env, from } = move;
   const { mux, hypervisor, log } = env;
   const old = hypervisor.control(from);
-  const { idle } = await old.freezeIdle(BATCH);
+  const { idle } = await old.freezeIdle(move.record.hasApplicationDisk ? ALL : BATCH);
   if (idle.length === 0) {
     await old.resume();
     return 0;
