@@ -2,6 +2,7 @@
  * CPU and memory limits of a process by the kernel's control groups, version 2 or 1. Where neither can be used, the
  * partition runs without the limit and a note says so.
  */
+import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf } from '../../../common/index.ts';
@@ -22,8 +23,21 @@ export interface Limits {
   remove(): void;
 }
 
+/**
+ * Name of a partition's control groups. Two daemons of one host may each have a partition A: in one group they would share its memory
+ * limit, and the kernel would kill one for what the other takes.
+ */
+export function groupName(partition: string, agentSocket: string): string {
+  return `${partition}-${createHash('sha256').update(agentSocket).digest('hex').slice(0, 8)}`;
+}
+
 /** Puts process `pid` under the limits of `config`. Never throws: what cannot be done becomes a note. */
-export function limitProcess(pid: number, config: PartitionConfig, root: string = ROOT): Limits {
+export function limitProcess(
+  pid: number,
+  config: PartitionConfig,
+  name: string = config.id,
+  root: string = ROOT,
+): Limits {
   const notes: string[] = [];
   const made: string[] = [];
   const attempt = (what: string, body: () => void) => {
@@ -37,7 +51,7 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
   const quotaUs = sharePercent * (PERIOD_US / 100);
   const memoryBytes = (config.memoryMiB + RUNTIME_MEMORY_MIB) * 1024 * 1024;
   if (existsSync(join(root, 'cgroup.controllers'))) {
-    const group = join(root, 'changeover', config.id);
+    const group = join(root, 'changeover', name);
     attempt('the processor share', () => {
       makeGroup(group, made);
       enable(root, ['cpu', 'memory', 'cpuset']);
@@ -51,7 +65,7 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
     attempt('every limit', () => writeFileSync(join(group, 'cgroup.procs'), String(pid)));
   } else {
     attempt('the processor share', () => {
-      const group = versionOne(root, 'cpu', config.id, made);
+      const group = versionOne(root, 'cpu', name, made);
       writeFileSync(join(root, 'cpu', 'changeover', 'cpu.shares'), String(ALL_SHARES));
       // 1024 is what a group has by default, and what all of a CPU is worth here.
       writeFileSync(join(group, 'cpu.shares'), String(Math.max(2, Math.round(sharePercent * 10.24))));
@@ -60,12 +74,12 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
       writeFileSync(join(group, 'cgroup.procs'), String(pid));
     });
     attempt('the memory limit', () => {
-      const group = versionOne(root, 'memory', config.id, made);
+      const group = versionOne(root, 'memory', name, made);
       writeFileSync(join(group, 'memory.limit_in_bytes'), String(memoryBytes));
       writeFileSync(join(group, 'cgroup.procs'), String(pid));
     });
     attempt('the processor', () => {
-      const group = versionOne(root, 'cpuset', config.id, made);
+      const group = versionOne(root, 'cpuset', name, made);
       for (const folder of [join(root, 'cpuset', 'changeover'), group]) {
         writeFileSync(
           join(folder, 'cpuset.mems'),
@@ -84,10 +98,10 @@ export function limitProcess(pid: number, config: PartitionConfig, root: string 
 }
 
 /** The groups of a partition that an earlier control process made. */
-export function limitsOf(id: string, root: string = ROOT): Limits {
+export function limitsOf(name: string, root: string = ROOT): Limits {
   const groups = [
-    join(root, 'changeover', id),
-    ...['cpu', 'memory', 'cpuset'].map((c) => join(root, c, 'changeover', id)),
+    join(root, 'changeover', name),
+    ...['cpu', 'memory', 'cpuset'].map((c) => join(root, c, 'changeover', name)),
   ];
   return { notes: [], remove: () => removeGroups(groups.filter((group) => existsSync(group))) };
 }

@@ -21,7 +21,7 @@ import { deviceOf } from '../../partition/config.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
 import { GuestKindError } from '../guest-kind.ts';
 import type { BootDescription } from './boot-description.ts';
-import { limitProcess, limitsOf } from './limits.ts';
+import { groupName, limitProcess, limitsOf } from './limits.ts';
 
 const require = createRequire(import.meta.url);
 const GUEST_MAIN = resolve(import.meta.dirname, '../../../guest/main.ts');
@@ -94,7 +94,9 @@ export class ProcessKind implements GuestKind {
       (child.stdin as { unref?: () => void } | null)?.unref?.();
       const pid = child.pid!;
       writeFileSync(pidFile(spec), `${pid} ${startTimeOf(pid) ?? ''}\n`, { mode: 0o600 });
-      const limits = this.#limits ? limitProcess(pid, config) : { notes: [], remove: () => {} };
+      const limits = this.#limits
+        ? limitProcess(pid, config, groupName(config.id, spec.agentSocket))
+        : { notes: [], remove: () => {} };
       return new ProcessGuest(pid, exited, limits.notes, spec.logFile, limits.remove);
     } catch (error) {
       throw new GuestKindError(
@@ -122,7 +124,13 @@ export class ProcessKind implements GuestKind {
       }, POLL_MS);
       timer.unref();
     });
-    return new ProcessGuest(pid, exited, [], spec.logFile, limitsOf(spec.config.id).remove);
+    return new ProcessGuest(
+      pid,
+      exited,
+      [],
+      spec.logFile,
+      limitsOf(groupName(spec.config.id, spec.agentSocket)).remove,
+    );
   }
 }
 
