@@ -1,6 +1,6 @@
 /**
  * After a cut: connections that the old partition still has. Those between two requests are handed over with their TCP
- * state, a few at a time so that nobody waits for many, and keep-alive clients stay connected; those with a request in flight are finished by the old partition and
+ * state, so that keep-alive clients stay connected; those with a request in flight are finished by the old partition and
  * handed over when they are idle. Ends when no flow is steered any more, or at the deadline with the names of the rest.
  */
 import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
