@@ -43,7 +43,7 @@ export interface StreamPortOptions {
 const TURN_MS = 0.1;
 /** A partition that has said nothing for so long asks for no rings. Its first frame says so at once. */
 const QUESTION_MS = 200;
-/** Of one read, which is handled as a whole: twice as much makes a flood of small frames cost its neighbours half their share (V3). */
+/** Of one read. What a turn has no time for is copied aside, so more would only be copied more often. */
 const READ_BYTES = 64 * 1024;
 const TAG = 4;
 
