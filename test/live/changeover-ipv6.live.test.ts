@@ -1,14 +1,11 @@
-import { execFile } from 'node:child_process';
 import http from 'node:http';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import type { RunView } from '../../src/daemon/index.ts';
-import { liveSuite, within } from '../support/index.ts';
+import { liveSuite, run, within } from '../support/index.ts';
 import { askExperts } from './support/experts.ts';
 import { Site, version } from './support/site.ts';
 
 const changeover = liveSuite('live/changeover-ipv6');
-const run = promisify(execFile);
 
 const HOSTS = ['10.77.0.11', 'fd00:77::11'] as const;
 

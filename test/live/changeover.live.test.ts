@@ -1,16 +1,13 @@
-import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk, fileSystemFault } from '../../src/cli/demo/proof.ts';
 import type { RunView } from '../../src/daemon/index.ts';
-import { eventually, liveSuite, within } from '../support/index.ts';
+import { eventually, liveSuite, run, within } from '../support/index.ts';
 import { ask, Site, version } from './support/site.ts';
 
 const changeover = liveSuite('live/changeover');
-const run = promisify(execFile);
 
 async function withSite(body: (site: Site) => Promise<void>, options = {}): Promise<void> {
   const site = await Site.open(options);

@@ -1,18 +1,16 @@
 /** UDP requests and ICMP in flight at the cut, by every procedure, A → B → A → B → A: answered once, by whom they reached. */
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import dgram from 'node:dgram';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import type { Scene } from '../../src/cli/demo/scene.ts';
 import type { RunView } from '../../src/daemon/index.ts';
-import { eventually, liveSuite, within } from '../support/index.ts';
+import { eventually, liveSuite, run, within } from '../support/index.ts';
 import { otherProgram } from './support/scenes.ts';
 import { Site } from './support/site.ts';
 
 const datagrams = liveSuite('live/datagrams');
-const run = promisify(execFile);
 
 const SERVICE = '10.77.0.11';
 const ANSWER_LIMIT_MS = 15_000;

@@ -1,14 +1,11 @@
 /** What `make demo` runs, as a user would: the main job there and back by `overlap` and `hold` under load, with clients that write again at once. */
-import { execFile } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
-import { liveSuite, within } from '../support/index.ts';
+import { liveSuite, run, within } from '../support/index.ts';
 import { ROOT } from './support/site.ts';
 
 const demo = liveSuite('live/demo');
-const run = promisify(execFile);
 
 interface Result {
   readonly requests: { readonly answered: number; readonly failed: number };

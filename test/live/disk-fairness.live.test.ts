@@ -3,8 +3,6 @@
  * process. Its share is what a partition writes beside an equal one; beside one that misbehaves it keeps at least 80 % of it.
  * @alone
  */
-import type { ChildProcess } from 'node:child_process';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,6 +12,7 @@ import * as assert from 'uvu/assert';
 import { ChannelClient } from '../../src/channel/index.ts';
 import type { DiskCommands, DiskEvents } from '../../src/hypervisor/index.ts';
 import { liveSuite, SOAK, within } from '../support/index.ts';
+import { endChildren, node } from './support/children.ts';
 import type { DiskOrder } from './support/disk-pump.ts';
 
 const live = liveSuite('live/disk-fairness');
@@ -36,19 +35,10 @@ const RIVALS: readonly (readonly [name: string, order: DiskOrder, keeps: number]
 ];
 
 const directory = mkdtempSync(join(tmpdir(), 'changeover-disks-'));
-const children: ChildProcess[] = [];
 live.after(() => {
-  for (const child of children) child.kill('SIGKILL');
+  endChildren();
   rmSync(directory, { recursive: true, force: true });
 });
-
-function node(program: string, ...args: string[]): ChildProcess {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, ...args], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  children.push(child);
-  return child;
-}
 
 interface Partition {
   order(order: DiskOrder): void;

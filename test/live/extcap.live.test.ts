@@ -1,16 +1,14 @@
 /** Partitions as live interfaces of Wireshark: tshark captures by our extcap program while requests pass. */
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
-import { eventually, liveSuite, within } from '../support/index.ts';
+import { eventually, liveSuite, run, within } from '../support/index.ts';
 import { ask, ROOT, Site } from './support/site.ts';
 
 const extcap = liveSuite('live/extcap');
-const run = promisify(execFile);
 
 extcap(
   'tshark lists the ports, captures at one of them, survives kill -9 of the mux process, and leaves nothing behind',

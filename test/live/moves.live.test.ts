@@ -3,19 +3,17 @@
  * and redis-benchmark: no failed request, no reset of a connection in use, no acknowledged change lost. SOAK=1: hundreds, with what
  * the processes take.
  */
-import { execFile, execFileSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import type { Scene } from '../../src/cli/demo/scene.ts';
 import type { RunView, StatusView } from '../../src/daemon/index.ts';
-import { limitMs, liveSuite, SOAK, Trials, within } from '../support/index.ts';
+import { limitMs, liveSuite, run, SOAK, Trials, within } from '../support/index.ts';
 import { otherProgram, putFile } from './support/scenes.ts';
 import { Site } from './support/site.ts';
 
 const moves = liveSuite('live/moves');
-const run = promisify(execFile);
 
 const SERVICE = '10.77.0.11';
 const WAYS = [

@@ -4,7 +4,6 @@
  * @alone
  */
 import type { ChildProcess } from 'node:child_process';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,6 +13,7 @@ import * as assert from 'uvu/assert';
 import { ChannelClient } from '../../src/channel/index.ts';
 import type { MuxCommands, MuxEvents, PortLimits } from '../../src/hypervisor/mux/index.ts';
 import { liveSuite, SOAK, within } from '../support/index.ts';
+import { children, endChildren, node } from './support/children.ts';
 import type { PumpOptions, PumpOrder } from './support/pump.ts';
 
 const live = liveSuite('live/mux-fairness');
@@ -26,23 +26,14 @@ const SAMPLE_MS = 300;
 const MTU_FRAME = 1514;
 
 const directory = mkdtempSync(join(tmpdir(), 'changeover-fair-'));
-const children: ChildProcess[] = [];
 live.after(async () => {
   for (const one of Object.values(running)) (await one).channel.close();
-  for (const child of children) child.kill('SIGKILL');
+  endChildren();
   rmSync(directory, { recursive: true, force: true });
 });
 
 const codeOf = (name: string) => name.charCodeAt(0);
 const mac = (name: string) => `02:00:00:00:97:${codeOf(name).toString(16)}`;
-
-function node(program: string, ...args: string[]): ChildProcess {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, ...args], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  children.push(child);
-  return child;
-}
 
 interface Pump {
   order(order: PumpOrder): void;

@@ -1,10 +1,9 @@
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { ChannelClient } from '../../src/channel/index.ts';
 import { systemClock } from '../../src/common/index.ts';
@@ -12,10 +11,9 @@ import { runMux } from '../../src/daemon/standalone/mux.ts';
 import type { MuxCommands, MuxEvents } from '../../src/hypervisor/index.ts';
 import { StreamLink } from '../../src/netstack/index.ts';
 import { arp, CLIENT, echo, FLAG, MAC, SERVICE, tcp, textOf } from '../hypervisor/mux/harness.ts';
-import { eventually, liveSuite, within } from '../support/index.ts';
+import { eventually, liveSuite, run, within } from '../support/index.ts';
 
 const test = liveSuite('live/mux');
-const run = promisify(execFile);
 const directory = mkdtempSync(join(tmpdir(), 'mux-live-'));
 const children: { kill(signal: NodeJS.Signals): unknown }[] = [];
 
@@ -108,11 +106,18 @@ test(
     assert.match(six, /1 received|\+\d+ duplicates/);
     assert.is(await end(), 0);
     assert.ok(lines.some((line) => /^mxl0: \d+ packets in, \d+ out/.test(line)));
-    const { stdout, stderr } = await run(
-      'tshark',
-      ['-r', pcap, '-Y', 'icmp', '-T', 'fields', '-e', 'frame.interface_name', '-e', 'ip.src'],
-      { maxBuffer: 1e8 },
-    );
+    const { stdout, stderr } = await run('tshark', [
+      '-r',
+      pcap,
+      '-Y',
+      'icmp',
+      '-T',
+      'fields',
+      '-e',
+      'frame.interface_name',
+      '-e',
+      'ip.src',
+    ]);
     assert.not.match(stderr, /appears|corrupt|malformed|cut short|isn't/i);
     assert.match(stdout, /mxl0\t10\.9\.0\.1/);
     assert.match(stdout, /mxl1\t10\.9\.0\.2/);

@@ -1,11 +1,10 @@
 /** A NIC as uplink: one end of a veth pair stands for it, the host's stack in another namespace for the network behind it. */
 import type { ChildProcess } from 'node:child_process';
-import { execFile, execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { PacketSocket } from 'tap-tun';
 import * as assert from 'uvu/assert';
 import { systemClock, systemRandom } from '../../src/common/index.ts';
@@ -20,10 +19,9 @@ import {
   StreamLink,
 } from '../../src/netstack/index.ts';
 import type { HeldNamespace } from '../support/index.ts';
-import { eventually, holdNamespace, liveSuite, within } from '../support/index.ts';
+import { eventually, holdNamespace, liveSuite, run, within } from '../support/index.ts';
 
 const live = liveSuite('live/nic-uplink');
-const run = promisify(execFile);
 
 const opened: { close(): unknown }[] = [];
 function open<T extends { close(): unknown }>(thing: T): T {

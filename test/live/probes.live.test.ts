@@ -1,17 +1,15 @@
 /** Scanners and hostile traffic against an application on our stack: nmap, hping3, and damaged replays of its own traffic. */
 import type { ChildProcess } from 'node:child_process';
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import type { SeededRandom } from '../../src/common/index.ts';
-import { eventually, inScratch, liveSuite, seeded, within } from '../support/index.ts';
+import { eventually, inScratch, liveSuite, run, seeded, within } from '../support/index.ts';
 
 const live = liveSuite('live/probes');
-const run = promisify(execFile);
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 const STACK = '10.98.0.2';
@@ -85,11 +83,7 @@ function ports(text: string, state: string): number[] {
 }
 
 const nmap = async (...argv: string[]) =>
-  (
-    await run('nmap', ['-n', '-Pn', '--max-retries', '10', '-T4', '-oG', '-', ...argv], {
-      maxBuffer: 1 << 24,
-    })
-  ).stdout;
+  (await run('nmap', ['-n', '-Pn', '--max-retries', '10', '-T4', '-oG', '-', ...argv])).stdout;
 
 for (const [name, how] of [
   ['-sS', ['-sS', STACK]],

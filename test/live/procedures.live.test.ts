@@ -1,18 +1,15 @@
 /** Every way of moving the service that makes sense, there and back, under load: not one request may fail. */
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk } from '../../src/cli/demo/proof.ts';
 import type { Scene } from '../../src/cli/demo/scene.ts';
 import type { RunView } from '../../src/daemon/index.ts';
-import { liveSuite, within } from '../support/index.ts';
+import { liveSuite, run, within } from '../support/index.ts';
 import { askExperts } from './support/experts.ts';
 import { KeepAlive } from './support/keep-alive.ts';
 import { dataOnSystemDisk } from './support/scenes.ts';
 import { ask, Site } from './support/site.ts';
 
 const procedures = liveSuite('live/procedures');
-const run = promisify(execFile);
 
 const SERVICE = '10.77.0.11';
 const SERVICE6 = 'fd00:77::11';

@@ -9,6 +9,7 @@ import * as assert from 'uvu/assert';
 import { ChannelClient } from '../../src/channel/index.ts';
 import type { MuxCommands, MuxEvents } from '../../src/hypervisor/mux/index.ts';
 import { eventually, liveSuite, within } from '../support/index.ts';
+import { children, endChildren, node } from './support/children.ts';
 import { pattern, request, sha } from './support/transfer.ts';
 import type { TransferProcess } from './support/transfer-process.ts';
 
@@ -19,19 +20,10 @@ const KILL_AT = 8 * 1024 * 1024;
 const [TAP, HOST, ADDRESS, MAC] = ['ringtap0', '10.94.0.1', '10.94.0.2', '02:00:00:00:00:aa'];
 
 const directory = mkdtempSync(join(tmpdir(), 'changeover-rings-'));
-const children: ChildProcess[] = [];
 live.after(() => {
-  for (const child of children) child.kill('SIGKILL');
+  endChildren();
   rmSync(directory, { recursive: true, force: true });
 });
-
-function node(program: string, ...args: string[]): ChildProcess {
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, ...args], {
-    stdio: ['pipe', 'pipe', 'ignore'],
-  });
-  children.push(child);
-  return child;
-}
 
 const socket = join(directory, 'port');
 

@@ -2,20 +2,17 @@
  * A service with addresses on two network devices of its partitions: one behind a TAP, one behind a NIC, in networks of their own and in
  * both families. It moves there and back by every way, each move committed, while clients of all addresses ask.
  */
-import { execFile } from 'node:child_process';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk } from '../../src/cli/demo/proof.ts';
 import type { NetworkView } from '../../src/daemon/control/network.ts';
 import type { RunView } from '../../src/daemon/index.ts';
-import { liveSuite, within } from '../support/index.ts';
+import { liveSuite, run, within } from '../support/index.ts';
 import { KeepAlive } from './support/keep-alive.ts';
 import { Site } from './support/site.ts';
 
 const devices = liveSuite('live/several-devices');
-const run = promisify(execFile);
 
 const HOSTS = ['10.77.0.11', '10.88.0.11', 'fd00:88::11'];
 const WAYS = [

@@ -3,18 +3,16 @@
  * and flat memory; a trace of its connections; captures in which Wireshark's experts find nothing.
  */
 import type { ChildProcess } from 'node:child_process';
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
-import { eventually, inScratch, liveSuite, within } from '../support/index.ts';
+import { eventually, inScratch, liveSuite, run, within } from '../support/index.ts';
 
 const live = liveSuite('live/stack-observed');
-const run = promisify(execFile);
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 const STACK = '10.95.0.2';

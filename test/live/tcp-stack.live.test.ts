@@ -1,17 +1,15 @@
 /** Our TCP with the kernel's as peer, over a TAP: an unmodified program run by `changeover stack`. */
 import type { ChildProcess } from 'node:child_process';
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
-import { eventually, liveSuite, within } from '../support/index.ts';
+import { eventually, liveSuite, run, within } from '../support/index.ts';
 
 const live = liveSuite('live/tcp-stack');
-const run = promisify(execFile);
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 const STACK = '10.99.0.2';

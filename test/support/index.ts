@@ -3,6 +3,7 @@ export * from './live.ts';
 export * from './namespace.ts';
 export * from './netem-guest.ts';
 export * from './ring-pair.ts';
+export * from './run.ts';
 export * from './scratch.ts';
 export * from './seed.ts';
 export * from './shortcut-reference.ts';

@@ -1,13 +1,10 @@
 /** What Wireshark's experts say of a changeover's capture, view by view; and what of it is not truly there. */
-import { execFile } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import * as assert from 'uvu/assert';
 import { splitCapture } from '../../../src/netstack/index.ts';
+import { run } from '../../support/index.ts';
 import type { Site } from './site.ts';
-
-const run = promisify(execFile);
 
 const FIELDS = [
   ...['frame.number', 'ip.src', 'ip.dst', 'ip.id', 'ipv6.src', 'ipv6.dst', 'tcp.srcport', 'tcp.dstport'],
@@ -57,11 +54,14 @@ type Row = Readonly<Record<string, string>>;
 
 async function rowsOf(file: string): Promise<Row[]> {
   const checksums = ['tcp', 'udp', 'ip'].flatMap((protocol) => ['-o', `${protocol}.check_checksum:TRUE`]);
-  const { stdout, stderr } = await run(
-    'tshark',
-    ['-r', file, ...checksums, '-T', 'fields', ...FIELDS.flatMap((field) => ['-e', field])],
-    { maxBuffer: 256 << 20 },
-  );
+  const { stdout, stderr } = await run('tshark', [
+    '-r',
+    file,
+    ...checksums,
+    '-T',
+    'fields',
+    ...FIELDS.flatMap((field) => ['-e', field]),
+  ]);
   const complaint = stderr.replace(/^Running as user .*\n/m, '').trim();
   if (complaint !== '') throw new Error(`tshark: ${complaint}`);
   return stdout

@@ -1,9 +1,7 @@
 /** Other services than the demo's, put onto its system disk before anything is started. */
-import { execFile } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
-import { promisify } from 'node:util';
+import { run } from '../../support/index.ts';
 
-const run = promisify(execFile);
 const CONFIGURATION = '/etc/changeover/guest.json';
 
 /** Replaces or adds one file of an image that nobody uses, by debugfs. */
