@@ -1,5 +1,5 @@
 /** Bulk through TAP, mux process and a partition's rings, while the mux is killed and comes back. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import http from 'node:http';
