@@ -5,3 +5,4 @@ export * from './log.ts';
 export * from './points.ts';
 export * from './program.ts';
 export * from './random.ts';
+export * from './turns.ts';

@@ -2,7 +2,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
@@ -205,17 +205,22 @@ live(
       seeded((random) =>
         inScratch(async (directory) => {
           const taken = join(directory, 'taken.pcap');
-          const dump = spawn('dumpcap', ['-q', '-P', '-i', TAP, '-w', taken], {
-            stdio: ['ignore', 'ignore', 'pipe'],
-          });
-          await once(dump.stderr!, 'data');
-          for (const host of [STACK, `[${STACK6}]`]) await eventually('traffic', () => answers(host), 20_000);
-          await run('ping', ['-c', '2', '-i', '0.2', '-s', '3000', STACK]);
-          await run('ping', ['-6', '-c', '2', '-i', '0.2', STACK6]);
-          dump.kill('SIGINT');
-          await once(dump, 'close');
-          const frames = recordsOf(readFileSync(taken));
-          assert.ok(frames.length > 20, `${frames.length} frames were taken`);
+          const dump = spawn('dumpcap', ['-q', '-P', '-i', TAP, '-w', taken], { stdio: 'ignore' });
+          const dumped = once(dump, 'close');
+          // It says that it captures before it does: there is traffic until enough has been written.
+          const soFar = () => (existsSync(taken) ? recordsOf(readFileSync(taken)) : []);
+          await eventually(
+            'a capture of its own traffic',
+            async () => {
+              for (const host of [STACK, `[${STACK6}]`]) await answers(host);
+              await run('ping', ['-c', '2', '-i', '0.2', '-s', '3000', STACK]);
+              await run('ping', ['-6', '-c', '2', '-i', '0.2', STACK6]);
+              return soFar().length > 40;
+            },
+            30_000,
+          ).finally(() => dump.kill('SIGINT'));
+          await dumped;
+          const frames = soFar();
           const hostile: Buffer[] = [];
           for (let n = 0; n < Math.min(FRAMES, 20_000); n++)
             hostile.push(damaged(random, frames[random.below(frames.length)]!));

@@ -1,7 +1,9 @@
 const SMALLEST = 4096;
+/** Beside a power of two: the header of a reply whose data is one. */
+const HEADROOM = 256;
 
 /**
- * Buffers for replies and gathered payloads in sizes of powers of two, used again: touching fresh pages costs more than the
+ * Buffers for replies and gathered payloads in sizes of powers of two and some bytes for a header, used again: touching fresh pages costs more than the
  * copy into them. What goes beyond `retainBytes` is left to the garbage collector.
  */
 export class BufferPool {
@@ -19,7 +21,8 @@ export class BufferPool {
 
   /** A buffer of at least `length` bytes with arbitrary contents; the caller's until `release`. */
   acquire(length: number): Buffer {
-    const size = length <= SMALLEST ? SMALLEST : 2 ** Math.ceil(Math.log2(length));
+    const data = Math.max(SMALLEST, length - HEADROOM);
+    const size = 2 ** Math.ceil(Math.log2(data)) + HEADROOM;
     const buffer = this.#free.get(size)?.pop();
     if (buffer === undefined) return Buffer.allocUnsafeSlow(size);
     this.#retained -= size;

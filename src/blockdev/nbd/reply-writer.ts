@@ -91,6 +91,7 @@ export class ReplyWriter {
   #held = 0;
   #scheduled = false;
   #closed = false;
+  #waiting: (() => void)[] = [];
 
   constructor(stream: Duplex, pool: BufferPool) {
     this.#stream = stream;
@@ -101,6 +102,16 @@ export class ReplyWriter {
   /** Bytes that wait to be taken by the peer. */
   get backlog(): number {
     return this.#bytes + this.#stream.writableLength;
+  }
+
+  /** Nothing is sent any more. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Calls back once, when the peer has taken some of the backlog, or nothing is sent any more. */
+  whenTaken(callback: () => void): void {
+    this.#waiting.push(callback);
   }
 
   /** The slab in which `reserve` returned an offset; valid until the next reserve. */
@@ -191,6 +202,7 @@ export class ReplyWriter {
     }
     const taken = () => {
       for (const buffer of owned) this.#pool.release(buffer);
+      this.#tellWaiting();
     };
     if (parts.length === 1) {
       this.#stream.write(parts[0]!, taken);
@@ -209,6 +221,13 @@ export class ReplyWriter {
     this.#parts = [];
     this.#owned = [];
     this.#bytes = 0;
+    this.#tellWaiting();
+  }
+
+  #tellWaiting(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const callback of waiting) callback();
   }
 
   /** What lies in the slab since the last cut becomes a part. */

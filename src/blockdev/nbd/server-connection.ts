@@ -4,7 +4,8 @@
  *   handshake     bytes go to ServerHandshake; must be over within `handshakeTimeoutMs`
  *   preparing     the export was chosen; requests of connections to the same device that ended are awaited first, so that a
  *                 client that comes back (or was started again) cannot be overtaken by its own past
- *   transmission  bytes go to RequestParser; the stream is paused while the parser holds a chunk
+ *   transmission  bytes go to RequestParser; the stream is paused while the parser holds a chunk: its bounds are reached, or the
+ *                 server has had its time in this turn of the event loop
  *   draining      no request is taken; what is in flight is answered, then the stream is ended
  *   gone          the stream is closed; `idle` tells when the device is no longer touched
  */
@@ -21,6 +22,7 @@ import type { TransmissionCounters } from './server-counters.ts';
 import type { ExportTable } from './server-export.ts';
 import type { HandshakeEnd, Negotiated } from './server-handshake.ts';
 import { ServerHandshake } from './server-handshake.ts';
+import type { ServerTurn, Waiting } from './server-turn.ts';
 import type { TransmissionLimits } from './transmission-server.ts';
 import { TransmissionServer } from './transmission-server.ts';
 
@@ -48,6 +50,7 @@ export interface ConnectionContext {
   readonly counters: TransmissionCounters;
   readonly pool: BufferPool;
   readonly clock: Clock;
+  readonly turn: ServerTurn;
   /** Resolves when connections to the device of `newcomer` that have ended by now will not touch it any more. */
   settled(newcomer: ServerConnection): Promise<void>;
   /** Called once. */
@@ -60,7 +63,7 @@ const HANDSHAKE_BACKLOG = 1024 * 1024;
 /** What is read at once where no payload is awaited. */
 const RECEIVE_BYTES = 256 * 1024;
 
-export class ServerConnection implements Receiver {
+export class ServerConnection implements Receiver, Waiting {
   readonly #stream: Duplex;
   readonly #context: ConnectionContext;
   readonly #timer: Timer;
@@ -107,6 +110,7 @@ export class ServerConnection implements Receiver {
   }
 
   received(target: Buffer, count: number): void {
+    this.#context.turn.charge(count);
     if (target.buffer !== this.#received.buffer) {
       if (this.#gone || this.#draining !== undefined) return;
       this.#parse(this.#parser!, (parser) => parser.filled(count));
@@ -166,9 +170,7 @@ export class ServerConnection implements Receiver {
    * that has replies to take is not waited for: were it gone, writing them would fail at once and end the connection.
    */
   caughtUp(): Promise<void> {
-    if (this.#gone || this.#parser?.holding !== true || this.#stream.writableLength > 0) {
-      return Promise.resolve();
-    }
+    if (this.#gone || this.#isCaughtUp) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = this.#context.clock.after(this.#context.limits.lingerMs, resolve);
       this.#caughtUpWaiters.push(() => {
@@ -176,6 +178,10 @@ export class ServerConnection implements Receiver {
         resolve();
       });
     });
+  }
+
+  get #isCaughtUp(): boolean {
+    return this.#parser?.holding !== true || this.#stream.writableLength > 0;
   }
 
   /** Takes no further request, answers what is in flight, then closes. */
@@ -229,14 +235,14 @@ export class ServerConnection implements Receiver {
 
   #transmit(negotiated: Negotiated, answer: Buffer): void {
     if (this.#gone || this.#draining !== undefined) return;
-    const { pool, limits, counters, exports } = this.#context;
+    const { pool, limits, counters, exports, turn } = this.#context;
     if (exports.find(negotiated.exportName)?.device !== negotiated.device) {
       this.#end('closed-by-server');
       return;
     }
     this.#stream.write(answer);
     this.#writer = new ReplyWriter(this.#stream, pool);
-    this.#transmission = new TransmissionServer(negotiated, this.#writer, pool, limits, counters, {
+    this.#transmission = new TransmissionServer(negotiated, this.#writer, pool, limits, counters, turn, {
       settled: () => this.#settled(),
       disconnect: () => this.drain('disconnected'),
       malformed: (reason) => this.drain(reason as ConnectionEnd),
@@ -251,22 +257,31 @@ export class ServerConnection implements Receiver {
 
   /** Lets the parser `work`; the replies that this yields at once leave together. */
   #parse(parser: RequestParser, work: (parser: RequestParser) => void): void {
+    const { turn } = this.#context;
+    turn.begin();
     this.#writer!.hold();
     work(parser);
     this.#writer!.release();
+    turn.end();
+    if (this.#isCaughtUp) for (const resolve of this.#caughtUpWaiters.splice(0)) resolve();
     if (parser.holding) {
       this.#stream.pause();
+      if (!this.#transmission!.bounded) turn.wait(this);
       return;
     }
-    for (const resolve of this.#caughtUpWaiters.splice(0)) resolve();
     if (this.#inputEnded) this.drain('peer-closed');
+  }
+
+  /** There is time for it again. */
+  goOn(): void {
+    this.#resume();
   }
 
   /** Goes on where the parser stalled. */
   #resume(): void {
     const parser = this.#parser;
     if (parser === undefined || !parser.holding || this.#gone || this.#draining !== undefined) return;
-    if (this.#transmission!.stalled) return;
+    if (this.#transmission!.bounded) return;
     this.#parse(parser, () => parser.resume());
     if (!parser.holding) this.#stream.resume();
   }
@@ -317,6 +332,7 @@ export class ServerConnection implements Receiver {
     this.#timer.cancel();
     this.#linger?.cancel();
     this.#parser?.stop();
+    this.#context.turn.leave(this);
     this.#writer?.close();
     this.#early = [];
     this.#stream.destroy();

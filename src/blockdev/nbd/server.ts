@@ -11,7 +11,7 @@ import { connect, createServer } from 'node:net';
 import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { Clock, Log } from '../../common/index.ts';
-import { CodedError, codeOf, messageOf, silentLog, systemClock } from '../../common/index.ts';
+import { CodedError, codeOf, messageOf, silentLog, systemClock, Turns } from '../../common/index.ts';
 import type { Device } from '../device.ts';
 import { BufferPool } from './buffer-pool.ts';
 import { isProtocolString } from './options.ts';
@@ -19,6 +19,7 @@ import type { ConnectionContext, ConnectionEnd, ConnectionLimits } from './serve
 import { ServerConnection } from './server-connection.ts';
 import { newCounters } from './server-counters.ts';
 import type { ExportTable } from './server-export.ts';
+import { ServerTurn } from './server-turn.ts';
 
 export type NbdServerErrorCode = 'EADDRINUSE' | 'EACCES' | 'ELISTEN' | 'EINVAL' | 'EALREADY';
 
@@ -29,6 +30,8 @@ export class NbdServerError extends CodedError {
 export interface NbdServerOptions {
   readonly log?: Log;
   readonly clock?: Clock;
+  /** Those of all servers in this process, so that none of them keeps the others waiting. Default: its own. */
+  readonly turns?: Turns;
   /** More clients than this are closed at once. Default 256. */
   readonly maxConnections?: number;
   readonly limits?: Partial<ConnectionLimits>;
@@ -92,6 +95,7 @@ export class NbdServer {
       counters: this.#counters,
       pool: new BufferPool(),
       clock: this.#clock,
+      turn: new ServerTurn(options.turns ?? new Turns()),
       settled: (newcomer) => this.#settled(newcomer),
       ended: (connection, reason) => this.#ended(connection, reason),
     };

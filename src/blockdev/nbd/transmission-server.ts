@@ -3,27 +3,27 @@
  *
  * Order: every request is started in the order of its arrival; those that the device answers synchronously are answered at
  * once, the others when they complete, in any order. In-flight requests are bounded by count and bytes, and so are replies
- * that the client does not take: beyond either bound `stalled` is true and the parser takes no further request.
+ * that the client does not take: beyond either bound `bounded` is true and the parser takes no further request, nor does it when
+ * the server has had its time in this turn of the event loop.
  * A payload buffer belongs to its request until the device has taken it, a reply buffer to the writer from `append` on.
  */
 import { messageOf } from '../../common/index.ts';
 import type { Device } from '../device.ts';
 import { DeviceError } from '../device.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import { ChunkFormat } from './chunk-format.ts';
 import { nbdErrorOf } from './errno.ts';
 import * as nbd from './protocol.ts';
 import type { ReplyWriter } from './reply-writer.ts';
-import {
-  emitChunkHeader,
-  emitExtendedChunkHeader,
-  emitSimpleReply,
-  SLAB_REPLY_LIMIT,
-} from './reply-writer.ts';
+import { emitChunkHeader, emitSimpleReply, SLAB_REPLY_LIMIT } from './reply-writer.ts';
 import type { RequestSink } from './request-parser.ts';
 import type { TransmissionCounters } from './server-counters.ts';
 import type { MetaContext } from './server-export.ts';
 import type { Negotiated } from './server-handshake.ts';
-import { contextRuns, parseStatusPayload, zeroRuns } from './server-status.ts';
+import type { ReadParts } from './server-read.ts';
+import { PortionedRead } from './server-read.ts';
+import { contextRuns, parseStatusPayload } from './server-status.ts';
+import type { ServerTurn } from './server-turn.ts';
 
 export interface TransmissionLimits {
   /** Requests of one connection that the device works on. */
@@ -42,7 +42,7 @@ export interface TransmissionEvents {
   malformed(reason: string): void;
 }
 
-/** Reads of at least this many bytes look for holes first. */
+/** Reads of at least this many bytes look for holes first, and are done in portions where replies may be in chunks. */
 const HOLES_FROM = 128 * 1024;
 /** NBD_CMD_CACHE reads at most so much: it is advice. */
 const CACHE_LIMIT = 64n * 1024n * 1024n;
@@ -94,15 +94,17 @@ export class TransmissionServer implements RequestSink {
   readonly #structured: boolean;
   readonly #extended: boolean;
   readonly #allowed: Readonly<Record<number, number>>;
-  /** Bytes before the data of a read, and before the payload of any chunk. */
+  readonly #format: ChunkFormat;
+  /** Bytes before the data of a read. */
   readonly #readHeaderSize: number;
-  readonly #chunkHeaderSize: number;
   readonly #contexts: readonly MetaContext[];
   readonly #writer: ReplyWriter;
   readonly #pool: BufferPool;
   readonly #limits: TransmissionLimits;
   readonly #counters: TransmissionCounters;
+  readonly #turn: ServerTurn;
   readonly #events: TransmissionEvents;
+  readonly #readParts: ReadParts;
   #inFlight = 0;
   #inFlightBytes = 0;
 
@@ -112,6 +114,7 @@ export class TransmissionServer implements RequestSink {
     pool: BufferPool,
     limits: TransmissionLimits,
     counters: TransmissionCounters,
+    turn: ServerTurn,
     events: TransmissionEvents,
   ) {
     this.#device = negotiated.device;
@@ -119,14 +122,16 @@ export class TransmissionServer implements RequestSink {
     this.#structured = negotiated.structuredReplies;
     this.#extended = negotiated.extendedHeaders;
     this.#allowed = this.#extended ? ALLOWED_FLAGS_EXTENDED : ALLOWED_FLAGS;
-    this.#chunkHeaderSize = this.#extended ? nbd.EXTENDED_CHUNK_HEADER_SIZE : nbd.CHUNK_HEADER_SIZE;
-    this.#readHeaderSize = this.#structured ? this.#chunkHeaderSize + 8 : nbd.SIMPLE_REPLY_SIZE;
+    this.#format = new ChunkFormat(this.#extended);
+    this.#readHeaderSize = this.#structured ? this.#format.headerSize + 8 : nbd.SIMPLE_REPLY_SIZE;
     this.#contexts = negotiated.contexts;
     this.#writer = writer;
     this.#pool = pool;
     this.#limits = limits;
     this.#counters = counters;
+    this.#turn = turn;
     this.#events = events;
+    this.#readParts = { device: this.#device, writer, pool, format: this.#format, turn };
   }
 
   get inFlight(): number {
@@ -134,6 +139,10 @@ export class TransmissionServer implements RequestSink {
   }
 
   get stalled(): boolean {
+    return this.bounded || this.#turn.over;
+  }
+
+  get bounded(): boolean {
     return (
       this.#inFlight >= this.#limits.inFlightRequests ||
       this.#inFlightBytes >= this.#limits.inFlightBytes ||
@@ -372,9 +381,14 @@ export class TransmissionServer implements RequestSink {
     }
     if (this.#structured && length >= HOLES_FROM && (flags & DF) === 0) {
       this.#began(length);
-      void this.#readWithHoles(cookie, offset, length).then(() => this.#ended(length));
+      new PortionedRead(this.#readParts, cookie, offset)
+        .run(length)
+        .catch((thrown) => this.#deviceFailed(cookie, offset, thrown))
+        .then(() => this.#ended(length));
       return;
     }
+    // Into the socket; reading is measured where it is done at once.
+    if (length >= HOLES_FROM) this.#turn.charge(length);
     const device = this.#device;
     const header = this.#readHeaderSize;
     const total = header + length;
@@ -431,24 +445,8 @@ export class TransmissionServer implements RequestSink {
       emitSimpleReply(target, at, 0, cookie);
       return;
     }
-    this.#chunkHeader(target, at, true, nbd.NBD_REPLY_TYPE_OFFSET_DATA, cookie, offset, length + 8);
-    target.writeBigUInt64BE(offset, at + this.#chunkHeaderSize);
-  }
-
-  /** The header of one chunk of the reply to a request at `offset`; returns where its payload goes. */
-  #chunkHeader(
-    target: Buffer,
-    at: number,
-    done: boolean,
-    type: number,
-    cookie: bigint,
-    offset: bigint,
-    length: number,
-  ): number {
-    const flags = done ? nbd.NBD_REPLY_FLAG_DONE : 0;
-    if (this.#extended) emitExtendedChunkHeader(target, at, flags, type, cookie, offset, length);
-    else emitChunkHeader(target, at, flags, type, cookie, length);
-    return at + this.#chunkHeaderSize;
+    this.#format.emit(target, at, true, nbd.NBD_REPLY_TYPE_OFFSET_DATA, cookie, offset, length + 8);
+    target.writeBigUInt64BE(offset, at + this.#format.headerSize);
   }
 
   #emptyChunk(cookie: bigint): void {
@@ -456,46 +454,6 @@ export class TransmissionServer implements RequestSink {
     const type = nbd.NBD_REPLY_TYPE_NONE;
     emitChunkHeader(this.#writer.slab, at, nbd.NBD_REPLY_FLAG_DONE, type, cookie, 0);
     this.#writer.commit(nbd.CHUNK_HEADER_SIZE);
-  }
-
-  /** A read whose zero runs travel as NBD_REPLY_TYPE_OFFSET_HOLE. All chunks lie in one buffer. */
-  async #readWithHoles(cookie: bigint, offset: bigint, length: number): Promise<void> {
-    let buffer: Buffer | undefined;
-    try {
-      const runs = await zeroRuns(this.#device, offset, length);
-      const dataBytes = runs.reduce((sum, run) => sum + (run.zero ? 0 : run.length), 0);
-      const headers = runs.length * (this.#chunkHeaderSize + 12);
-      buffer = this.#pool.acquire(dataBytes + headers);
-      let at = 0;
-      let start = offset;
-      const reads: Promise<void>[] = [];
-      for (const [index, run] of runs.entries()) {
-        const done = index === runs.length - 1;
-        const type = run.zero ? nbd.NBD_REPLY_TYPE_OFFSET_HOLE : nbd.NBD_REPLY_TYPE_OFFSET_DATA;
-        at = this.#chunkHeader(buffer, at, done, type, cookie, offset, run.zero ? 12 : 8 + run.length);
-        buffer.writeBigUInt64BE(start, at);
-        at += 8;
-        if (run.zero) {
-          buffer.writeUInt32BE(run.length, at);
-          at += 4;
-        } else {
-          const target = buffer.subarray(at, at + run.length);
-          if (!(this.#device.readAtSync?.(target, start) ?? false)) {
-            reads.push(this.#device.readAt(target, start));
-          }
-          at += run.length;
-        }
-        start += BigInt(run.length);
-      }
-      // All of them, before the buffer may be given away.
-      const outcomes = reads.length === 0 ? [] : await Promise.allSettled(reads);
-      const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-      if (failed !== undefined) throw failed.reason;
-      this.#writer.append(buffer.subarray(0, at), buffer);
-    } catch (thrown) {
-      // A buffer that reads may still fill is left to the garbage collector.
-      this.#deviceFailed(cookie, offset, thrown);
-    }
   }
 
   async #cache(offset: bigint, length: bigint): Promise<void> {
@@ -522,9 +480,9 @@ export class TransmissionServer implements RequestSink {
       .then((all) => {
         for (const [index, runs] of all.entries()) {
           const payload = extended ? 8 + 16 * runs.length : 4 + 8 * runs.length;
-          const reply = Buffer.allocUnsafe(this.#chunkHeaderSize + payload);
+          const reply = Buffer.allocUnsafe(this.#format.headerSize + payload);
           const done = index === all.length - 1;
-          let at = this.#chunkHeader(reply, 0, done, type, cookie, offset, payload);
+          let at = this.#format.emit(reply, 0, done, type, cookie, offset, payload);
           at = reply.writeUInt32BE(contexts[index]!.id, at);
           if (extended) at = reply.writeUInt32BE(runs.length, at);
           for (const run of runs) {

@@ -13,7 +13,7 @@ import type {
 import { CopyGroup, hashDevice, MirrorGroup, NbdServer } from '../../blockdev/index.ts';
 import type { Handlers } from '../../channel/index.ts';
 import type { Clock, Log } from '../../common/index.ts';
-import { messageOf, silentLog, systemClock } from '../../common/index.ts';
+import { messageOf, silentLog, systemClock, Turns } from '../../common/index.ts';
 import type { CopyStatus, CutResult, DiskCommands, DiskEvents, DiskStatus } from './commands.ts';
 import { Disk, DiskError } from './disk.ts';
 
@@ -59,8 +59,11 @@ export class DiskService {
   readonly #disks = new Map<string, Disk>();
   readonly #opening = new Map<string, Promise<Disk>>();
   readonly #servers = new Map<string, Served>();
+  readonly #turns = new Turns();
   readonly #serving = new Map<string, Promise<unknown>>();
   readonly #copies = new Map<string, Copy>();
+  /** Cuts under way, by source. */
+  readonly #cutting = new Map<string, Promise<unknown>>();
   #lateWrites = 0;
 
   constructor(options: DiskServiceOptions = {}) {
@@ -188,7 +191,11 @@ export class DiskService {
       served.exports = { ...exports };
       return {};
     }
-    const server = new NbdServer({ log: this.#log.with({ socket }), clock: this.#clock });
+    const server = new NbdServer({
+      log: this.#log.with({ socket }),
+      clock: this.#clock,
+      turns: this.#turns,
+    });
     await server.setExports(devices);
     await server.listen(socket);
     this.#servers.set(socket, { server, exports: { ...exports } });
@@ -235,7 +242,7 @@ export class DiskService {
     const left = group.pairs.map((pair) => pair.from.id);
     const answered = cuts.get(asked.join('\n'));
     if (answered !== undefined && !asked.some((id) => left.includes(id))) return answered;
-    const outcome = await group.cut({
+    const cutting = group.cut({
       ...(from === undefined ? {} : { from }),
       ...(verify === undefined ? {} : { verify }),
       ...(fence === undefined
@@ -246,6 +253,10 @@ export class DiskService {
               lower: (source: DiskStack) => this.#disk(source.id).setFence('none'),
             },
           }),
+    });
+    for (const id of asked) this.#cutting.set(id, cutting);
+    const outcome = await cutting.finally(() => {
+      for (const id of asked) if (this.#cutting.get(id) === cutting) this.#cutting.delete(id);
     });
     const result = cutResultOf(outcome);
     cuts.set(asked.join('\n'), result);
@@ -278,6 +289,8 @@ export class DiskService {
 
   async fence({ id, mode, directory }: Arguments<'fence'>): Promise<DiskStatus> {
     const disk = this.#disk(id);
+    // A cut that is under way would put its own fence up afterwards, though somebody has undone it by then.
+    await this.#cutting.get(id)?.catch(() => {});
     await disk.setFence(mode, directory);
     return disk.status(this.#logOf(id));
   }

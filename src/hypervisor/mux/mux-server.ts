@@ -7,7 +7,7 @@ import { connect } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { Handlers } from '../../channel/index.ts';
 import type { Clock, Log } from '../../common/index.ts';
-import { messageOf, silentLog, systemClock } from '../../common/index.ts';
+import { messageOf, silentLog, systemClock, Turns } from '../../common/index.ts';
 import type { LinkDevice, TapLinkOptions } from '../../netstack/index.ts';
 import { ipAddress, macAddress, NicLink, parseIpAddress, StreamSink, TapLink } from '../../netstack/index.ts';
 import { type CaptureStart, Captures } from './captures.ts';
@@ -15,7 +15,6 @@ import type { MuxCommands, MuxEvents, PortStatus } from './commands.ts';
 import { Mux, type MuxOptions } from './mux.ts';
 import { MuxError } from './mux-error.ts';
 import { StreamPort } from './port/stream-port.ts';
-import { Turns } from './port/turns.ts';
 import type { PortLimits } from './rate-limit.ts';
 import { restore } from './restore.ts';
 

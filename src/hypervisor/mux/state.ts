@@ -207,10 +207,10 @@ export class MuxPort {
     if (shares === undefined) return true;
     const device = this.device as QueueingDevice;
     const most = this.limits?.queueBytes;
-    if (most === undefined) return !device.halfFull || shares.allows(sender);
+    if (most === undefined) return shares.allows(sender, device.fill);
     const queued = device.queuedBytes;
     if (queued + bytes > most) return false;
-    return 2 * queued < most || shares.allows(sender);
+    return shares.allows(sender, queued / most);
   }
 
   /** Whether a key is one of its addresses; its link-local one is none of these. */

@@ -231,9 +231,9 @@ export class FrameWriter {
     this.#onRoom = onRoom;
   }
 
-  /** Half of the room, or more, is in use. */
-  get halfFull(): boolean {
-    return 2 * (this.#made - this.#free.length) >= this.#batches;
+  /** The part of the room that is in use, 0 to 1. */
+  get used(): number {
+    return (this.#made - this.#free.length) / this.#batches;
   }
 
   /** Bytes collected or under way. */

@@ -3,10 +3,10 @@
  * phase and step is journalled before it acts. The object lives in the control process; everything that has to survive it
  * is in the journal, the role store and the mux and block processes.
  */
-import { codeOf, messageOf, reach, sentenceOf } from '../../common/index.ts';
-import { diskId, HISTORY } from '../../hypervisor/index.ts';
+import { messageOf, reach, sentenceOf } from '../../common/index.ts';
+import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
-import { capturePath, prepareEvidence, writeEvidence } from '../evidence/index.ts';
+import { prepareEvidence, writeEvidence } from '../evidence/index.ts';
 import type { PreparationResult } from '../execution/index.ts';
 import { copyName, ensureStopped, preparationSteps } from '../execution/index.ts';
 import { JOURNAL_VERSION } from '../journal.ts';
@@ -30,6 +30,8 @@ import {
   verifyStep,
 } from '../switching/index.ts';
 import type { PauseForecast } from './calibration.ts';
+import type { Captured } from './capture.ts';
+import { startCapture, stopCapture } from './capture.ts';
 import type { RunEnvironment } from './environment.ts';
 import { forecastPause } from './forecast.ts';
 import { lateWriteNotice } from './late-writes.ts';
@@ -143,7 +145,7 @@ export class Run {
     if (this.record.strategy === 'overlap') await requireQuiet(env, this.record);
     const move = new Move(env, this.record, { ...this.#there(), reverse: this.#reverseName() });
     let plan: CutPlan;
-    await this.#startCapture();
+    await this.#startCapture('cut');
     try {
       this.#forecastPauseMs = await this.#forecast(this.#there(), this.record.strategy);
       if (this.#forecastPauseMs > env.policy.budget.pauseMs) {
@@ -156,7 +158,7 @@ export class Run {
       plan = await cutPlan(move);
       this.#enter('cutting');
     } catch (error) {
-      await this.#stopCapture();
+      await stopCapture(this.#env, this.record);
       throw error;
     }
     try {
@@ -246,7 +248,7 @@ export class Run {
       this.#preparation.notices.push(`after the rollback: ${sentenceOf(error)}`);
     });
     await this.#finishDrain(ROLLBACK_DRAIN_MS);
-    await this.#stopCapture();
+    await stopCapture(this.#env, this.record);
     await ensureStopped(env, this.record.to);
     await this.#noteLateWrites(diskId(this.record.to, 'application'));
     await dropWayBack(env, this.record.id).catch((error) => {
@@ -292,7 +294,7 @@ export class Run {
     for (const { address } of addressPairs(this.record)) {
       await env.mux.execute('notice-cancel', { address: bareAddress(address), force: true });
     }
-    await this.#stopCapture();
+    await stopCapture(this.#env, this.record);
     if (this.record.hasApplicationDisk) await dropWayBack(env, this.record.id);
     await ensureStopped(env, this.record.from);
     if (this.record.hasApplicationDisk) {
@@ -412,11 +414,18 @@ export class Run {
     this.#phase = phase;
     reach(`phase.${phase}.persisted`);
     this.#attempt('the evidence', () => writeEvidence(this.report(), this.#env.journal.read(this.record.id)));
-    if (this.over)
-      this.#attempt('the end of the write logs', () =>
-        removeLogs(this.#env.stateDirectory, (id) => id === this.record.id),
-      );
+    if (this.over) this.#letGo();
     this.#onChange(this.report());
+  }
+
+  /** Of a run that is over only its report is asked for. */
+  #letGo(): void {
+    this.#attempt('the end of the write logs', () =>
+      removeLogs(this.#env.stateDirectory, (id) => id === this.record.id),
+    );
+    this.#prepareSteps = [];
+    this.#drain = undefined;
+    this.#watch = undefined;
   }
 
   async #undo(steps: readonly Step[], cause: unknown): Promise<void> {
@@ -424,7 +433,7 @@ export class Run {
     this.#enter('undoing');
     const complaints = await undoSteps(this.#engine(), steps);
     if (complaints.length > 0) this.#reason = [this.#reason, ...complaints].join('; ');
-    await this.#stopCapture();
+    await stopCapture(this.#env, this.record);
     this.#enter('undone');
   }
 
@@ -434,31 +443,13 @@ export class Run {
     return this.#forecastParts.pauseMs;
   }
 
-  /** What the mux remembers of before goes into a file of its own. */
-  async #startCapture(what = 'cut'): Promise<void> {
-    const file = capturePath(this.record.evidence, what);
+  async #startCapture(what: Captured): Promise<void> {
     try {
-      const before = { name: HISTORY, file: capturePath(this.record.evidence, `before-${what}`) };
-      await this.#env.mux.execute('capture-dump', before).catch((error) => {
-        if (codeOf(error) !== 'no-capture') throw error;
-      });
-      await this.#env.mux.execute('capture-start', {
-        file,
-        comment: `run ${this.record.id}: ${this.record.service} ${this.record.from} → ${this.record.to}, ${what}`,
-      });
+      const file = await startCapture(this.#env, this.record, what);
       // The way back has a file of its own beside it.
       this.#capture ??= file;
     } catch (error) {
       this.#preparation.notices.push(`no capture: ${messageOf(error)}`);
-    }
-  }
-
-  async #stopCapture(): Promise<void> {
-    // Whichever of them runs, begun by this control process or by an earlier one.
-    for (const what of ['cut', 'rollback']) {
-      await this.#env.mux
-        .execute('capture-stop', { file: capturePath(this.record.evidence, what) })
-        .catch(() => {});
     }
   }
 

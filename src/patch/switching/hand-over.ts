@@ -50,21 +50,33 @@ export async function handOverIdle(move: Move): Promise<number> {
     from,
     parts.map(({ address }) => address),
   );
-  const hold = async (timeoutMs: number, withBarrier: boolean) => {
-    for (const { address, flows } of parts) {
-      await mux.execute('hold-start', {
-        address,
-        scope: 'flows',
-        flows: flows.map((flow) => ({ ...flow, localAddress: address })),
-        ...(withBarrier ? barriers.after(address) : {}),
-        limits: { timeoutMs },
-      });
-    }
+  // Commands to the mux take effect in the order in which they were sent, whether or not their answers are awaited.
+  const hold = (timeoutMs: number, withBarrier: boolean) => {
+    const begun = Promise.all(
+      parts.map(({ address, flows }) =>
+        mux.execute('hold-start', {
+          address,
+          scope: 'flows',
+          flows: flows.map((flow) => ({ ...flow, localAddress: address })),
+          ...(withBarrier ? barriers.after(address) : {}),
+          limits: { timeoutMs },
+        }),
+      ),
+    );
+    begun.catch(() => {});
+    return begun;
   };
+  const resume = () =>
+    old
+      .resume({ reclaim })
+      .catch((error) => log.warn('the old partition was not resumed', { reason: messageOf(error) }));
+  const releaseAll = () => Promise.all(parts.map(({ address }) => release(move, address)));
   let reclaim = true;
+  let allMoved = false;
   try {
-    await hold(HOLD_LIMIT_MS, true);
+    const held = hold(HOLD_LIMIT_MS, true);
     move.noteHandOver({ state: 'begun' });
+    await held;
     const { connections, neighbors } = await old.exportConnections({
       barrier: barriers.all,
       timeoutMs: HOLD_LIMIT_MS,
@@ -72,17 +84,21 @@ export async function handOverIdle(move: Move): Promise<number> {
     });
     const taken = connections.map((connection) => underAddress(connection, move));
     // Until they are put, also by a control process that has to start first, nobody could answer for them.
-    await hold(TAKEN_HOLD_MS, false);
+    const kept = hold(TAKEN_HOLD_MS, false);
     reach('hand-over.before-persist');
     move.noteHandOver({ state: 'taken', connections: taken, neighbors });
     reclaim = false;
-    return await putOver(move, taken, neighbors);
+    const moved = await putOver(move, taken, neighbors);
+    await kept.catch((error) => log.warn('a hold was not extended', { reason: messageOf(error) }));
+    allMoved = taken.length === idle.length;
+    return moved;
   } finally {
-    // First: what is held meets its connections again.
-    await old
-      .resume({ reclaim })
-      .catch((error) => log.warn('the old partition was not resumed', { reason: messageOf(error) }));
-    for (const { address } of parts) await release(move, address);
+    if (allMoved) await Promise.all([releaseAll(), resume()]);
+    else {
+      // What is held meets its connections again.
+      await resume();
+      await releaseAll();
+    }
   }
 }
 

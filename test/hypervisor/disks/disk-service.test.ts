@@ -113,6 +113,20 @@ disks(
 );
 
 disks(
+  'a cut that is undone while it is under way leaves no fence behind',
+  scene(async ({ service, path, client }) => {
+    const guest = await client('a.sock');
+    await guest.writeAt(Buffer.alloc(MIB, 7), 0n);
+    await service.copyStart({ copy: 'c', pairs, logDirectory: path('log') });
+    await converged(service, 'c');
+    const cut = service.copyCut({ copy: 'c', fence: 'refuse' });
+    const [{ fence }] = await Promise.all([service.fence({ id: 'a-application', mode: 'none' }), cut]);
+    assert.is(fence, 'none');
+    await guest.writeAt(Buffer.alloc(512, 8), 0n);
+  }),
+);
+
+disks(
   'late writes are refused, counted and told; the fence outlives the process',
   scene(async ({ service, events, path, client }) => {
     const guest = await client('a.sock');

@@ -132,7 +132,7 @@ test(
 /** A partition that takes nothing out of its queue. */
 class Queue extends TestDevice {
   queuedBytes = 0;
-  readonly halfFull = false;
+  readonly fill = 0;
   override transmit(buffer: Uint8Array, offset: number, length: number): boolean {
     this.queuedBytes += length;
     return super.transmit(buffer, offset, length);

@@ -59,6 +59,7 @@ export class World {
   readonly #handed = new Map<number, Handed>();
   #connections = 0;
   readonly #stoppedUntilMs = new Map<string, number>();
+  #cutUntilMs = 0;
   #clientsRun = true;
 
   constructor(random: SeededRandom, clients: number, reading = false) {
@@ -265,8 +266,19 @@ export class World {
       const nowMs = this.clock.nowMs();
       if (fate === 'done-late') this.#stoppedUntilMs.set(told, nowMs + LATE_MS);
       const waitMs = Math.max(0, (this.#stoppedUntilMs.get(told) ?? 0) - nowMs);
-      const arrives = (work: () => void) =>
-        waitMs === 0 ? later(takesMs, work) : this.clock.after(waitMs, () => later(takesMs, work));
+      const arrives = (work: () => void) => {
+        const begin = () => {
+          // A fence waits for the cut that is under way.
+          const cutMs = what.startsWith('disks fence')
+            ? Math.max(0, this.#cutUntilMs - this.clock.nowMs())
+            : 0;
+          const ms = cutMs + (takesMs * (50 + this.random.below(150))) / 100;
+          if (what.startsWith('disks copy-cut')) this.#cutUntilMs = this.clock.nowMs() + ms;
+          this.clock.after(ms, work);
+        };
+        if (waitMs === 0) begin();
+        else this.clock.after(waitMs, begin);
+      };
       arrives(async () => {
         if (fate === 'fails') {
           answer(() => reject(new WorldError('EIO', `${what} was made to fail`)));

@@ -8,8 +8,8 @@ export type CarrierKind = 'stream' | 'ring';
 
 export interface Carrier {
   readonly kind: CarrierKind;
-  /** Half of the room, or more, is in use. */
-  readonly halfFull: boolean;
+  /** The part of the room that is in use, 0 to 1. */
+  readonly fill: number;
   /** Bytes that wait for the partition. */
   readonly queuedBytes: number;
   /** Copies one packet. False: no room, `writable` will follow. */

@@ -40,8 +40,8 @@ export class RingCarrier implements Carrier {
     };
   }
 
-  get halfFull(): boolean {
-    return 2 * this.queuedBytes >= this.#ring.bytes;
+  get fill(): number {
+    return this.queuedBytes / this.#ring.bytes;
   }
 
   get queuedBytes(): number {

@@ -5,7 +5,7 @@ import type { Carrier, CarrierOwner } from './carrier.ts';
 /**
  * Frames that are handled as a whole. More would make a flood of small ones cost its neighbours more than their share of a turn.
  */
-const PORTION_FRAMES = 128;
+const PORTION_FRAMES = 64;
 /** Bytes waiting for a turn at which the socket is left unread: the kernel then stops the sender. */
 const BACKLOG_BYTES = 256 * 1024;
 
@@ -41,8 +41,8 @@ export class StreamCarrier implements Carrier {
     );
   }
 
-  get halfFull(): boolean {
-    return this.#writer.halfFull;
+  get fill(): number {
+    return this.#writer.used;
   }
 
   get queuedBytes(): number {

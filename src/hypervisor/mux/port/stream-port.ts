@@ -1,8 +1,8 @@
 import { chmodSync, unlinkSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import { connect, createServer } from 'node:net';
-import type { Clock, Timer } from '../../../common/index.ts';
-import { codeOf, messageOf, systemClock } from '../../../common/index.ts';
+import type { Clock, Timer, Turns, Worker } from '../../../common/index.ts';
+import { codeOf, messageOf, systemClock, TurnShare } from '../../../common/index.ts';
 import type { LinkOffload, LinkReceiver } from '../../../netstack/index.ts';
 import { ETHERNET, MAX_PACKET_LEN, RING_HELLO, VNET_HDR_LEN } from '../../../netstack/index.ts';
 import type { QueueingDevice } from '../fair-queue.ts';
@@ -11,7 +11,6 @@ import { descriptorOf, readInto } from './accepted.ts';
 import type { Carrier, CarrierKind, CarrierOwner } from './carrier.ts';
 import { RingCarrier } from './ring-carrier.ts';
 import { StreamCarrier } from './stream-carrier.ts';
-import type { Turns, Worker } from './turns.ts';
 
 export interface StreamPortOptions {
   readonly name: string;
@@ -36,11 +35,10 @@ export interface StreamPortOptions {
 }
 
 /**
- * Time of this process that a port gets per turn (deficit round robin): a portion is handled while there is some left, and
- * what it takes beyond is owed. So ports get equal time, whether they send small packets, which cost more, or large ones. A socket holds
+ * Time of this process that a port gets per turn (common/turns.ts), whether it sends small packets, which cost more, or large ones. A socket holds
  * no more than 208 KiB, for which this is time enough: with 0.25 ms a flood of small frames had three times as much as its neighbour could use (V3).
  */
-const TURN_MS = 0.1;
+const TURN_MS = 0.08;
 /** A partition that has said nothing for so long asks for no rings. Its first frame says so at once. */
 const QUESTION_MS = 200;
 /** Of one read. What a turn has no time for is copied aside, so more would only be copied more often. */
@@ -60,9 +58,7 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
   readonly offload: LinkOffload;
   readonly #options: StreamPortOptions;
   readonly #vnetHeader: boolean;
-  #turn = -1;
-  /** Of this turn; below 0: owed. */
-  #leftMs = 0;
+  readonly #share: TurnShare;
   /** Nothing is taken until then. */
   #debt: Timer | undefined;
   #server: Server | undefined;
@@ -73,6 +69,7 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
 
   constructor(options: StreamPortOptions) {
     this.#options = options;
+    this.#share = new TurnShare(options.turns, TURN_MS);
     this.#vnetHeader = options.vnetHeader ?? false;
     this.name = options.name;
     this.mtu = options.mtu ?? 1500;
@@ -123,8 +120,8 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
     return this.#carrier?.kind;
   }
 
-  get halfFull(): boolean {
-    return this.#carrier?.halfFull ?? false;
+  get fill(): number {
+    return this.#carrier?.fill ?? 0;
   }
 
   get queuedBytes(): number {
@@ -158,7 +155,6 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
   }
 
   serve(): boolean {
-    this.#beginTurn();
     return this.#work();
   }
 
@@ -168,7 +164,6 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
     if (this.#carrier !== carrier) return;
     const { turns } = this.#options;
     turns.open();
-    this.#beginTurn();
     if (this.#work()) turns.ready(this);
   }
 
@@ -261,14 +256,6 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
 
   // ---- turns
 
-  /** A turn that passed unused is worth as much as one. */
-  #beginTurn(): void {
-    const { turn } = this.#options.turns;
-    if (this.#turn === turn) return;
-    this.#turn = turn;
-    this.#leftMs = Math.min(this.#leftMs, 0) + TURN_MS;
-  }
-
   /**
    * Takes while there is time; tells whether there is more to take. A port that has nothing waiting must not ask for turns: each of
    * them would pay for what it, or another one, owes.
@@ -276,10 +263,10 @@ export class StreamPort implements QueueingDevice, Worker, CarrierOwner {
   #work(): boolean {
     const carrier = this.#carrier;
     while (carrier !== undefined && this.#debt === undefined) {
-      if (this.#leftMs <= 0) return carrier.waiting;
+      if (this.#share.leftMs <= 0) return carrier.waiting;
       const fromMs = performance.now();
       const took = carrier.take();
-      this.#leftMs -= performance.now() - fromMs;
+      this.#share.spend(performance.now() - fromMs);
       if (this.#carrier !== carrier || !took) return false;
       const ms = this.#options.debtMs?.() ?? 0;
       if (ms > 0) this.#leaveUnread(ms);
