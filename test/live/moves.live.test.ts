@@ -185,7 +185,8 @@ moves(
       const { stdout } = await run('redis-cli', ['-h', SERVICE, 'get', COUNTER]);
       assert.is(Number(stdout), redis.rounds * perRound, 'an acknowledged change was lost, or made twice');
       assert.ok(redis.rounds > 2 && curl.rounds > 20, `redis ${redis.rounds}, curl ${curl.rounds}`);
-      const [first, last] = [used[Math.min(4, used.length - 1)]!, used.at(-1)!];
+      // V8's young generation grows for the first minutes, whatever is kept.
+      const [first, last] = [used[SOAK ? used.length >> 2 : Math.min(4, used.length - 1)]!, used.at(-1)!];
       if (SOAK) {
         assert.ok(
           last.descriptors <= first.descriptors + 4,
@@ -193,7 +194,7 @@ moves(
         );
         for (const [name, before] of Object.entries(first.memoryMiB)) {
           const after = last.memoryMiB[name as keyof Usage['memoryMiB']];
-          assert.ok(after <= before * 1.5 + 16, `memory of ${name} ${before} → ${after} MiB`);
+          assert.ok(after <= before * 1.25 + 16, `memory of ${name} ${before} → ${after} MiB`);
         }
         assert.ok(last.diskMiB <= first.diskMiB * 1.5 + 16, `disk ${first.diskMiB} → ${last.diskMiB} MiB`);
       }

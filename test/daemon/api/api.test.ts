@@ -2,6 +2,8 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ApiClient } from '../../../src/cli/api-client.ts';
@@ -305,6 +307,24 @@ api(
     replay.close();
     await stream.ended;
   }),
+);
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+
+api(
+  'requests leave nothing behind in memory',
+  within(async ({ api: client, calls }) => {
+    const used = async (requests: number) => {
+      for (let i = 0; i < requests; i++) await client.get('/status');
+      calls.length = 0;
+      collect();
+      return process.memoryUsage().heapUsed;
+    };
+    const before = await used(200);
+    const after = await used(500);
+    assert.ok(after - before < 512 * 1024, `${after - before} bytes after 500 requests`);
+  }, 30_000),
 );
 
 api(
