@@ -10,6 +10,7 @@ import { ChannelServer, withPoints } from '../../channel/index.ts';
 import { armPoints, jsonLog, sentenceOf } from '../../common/index.ts';
 import type { MuxCommands, MuxEvents } from '../../hypervisor/index.ts';
 import { MuxServer } from '../../hypervisor/index.ts';
+import { prepareCaptures } from '../../netstack/index.ts';
 
 const FLUSH_MS = 500;
 
@@ -53,6 +54,7 @@ async function main(): Promise<void> {
     process.stdin.on('error', () => void end('standard input broke'));
     process.stdin.resume();
   }
+  prepareCaptures();
   await channel.listen(values.control);
   log.info('ready', { control: values.control });
   // For the next start, which may come after a kill.

@@ -16,9 +16,10 @@ import { codeOf, messageOf, systemClock } from '../../common/index.ts';
 import { VNET_HDR_LEN } from '../link/index.ts';
 import type { CaptureSink } from './capture-sink.ts';
 import { FileSink } from './capture-sink.ts';
+import { ChunkPool } from './chunk-pool.ts';
 import { finishCopy } from './finish-copy.ts';
-import type { CaptureDirection, CaptureInterface } from './pcapng-blocks.ts';
-import { Chunk, interfaceBlockRoom, packetBlockRoom } from './pcapng-blocks.ts';
+import type { CaptureDirection, CaptureInterface, Chunk } from './pcapng-blocks.ts';
+import { interfaceBlockRoom, packetBlockRoom } from './pcapng-blocks.ts';
 
 export interface CaptureOptions {
   /** Goes into the section header. */
@@ -71,6 +72,14 @@ const MARK_ETHERTYPE = 0x88b5;
 const MARK_HEADER_BYTES = VNET_HDR_LEN + 14;
 const MARK_TEXT_BYTES = 1400;
 
+const chunks = new ChunkPool();
+
+/** Makes what the first capture of this process will need, where making it disturbs nobody. */
+export function prepareCaptures(): void {
+  for (const chunk of [chunks.take(DEFAULT_BUFFER_BYTES), chunks.take(DEFAULT_BUFFER_BYTES)])
+    chunks.give(chunk);
+}
+
 export class PcapngWriter {
   readonly #sink: CaptureSink;
   readonly #clock: Clock;
@@ -108,8 +117,8 @@ export class PcapngWriter {
     this.#limitBytes = options.limitBytes ?? Number.POSITIVE_INFINITY;
     this.#onStop = options.onStop;
     this.#startNs = this.#clock.wallNs();
-    this.#filling = new Chunk(size);
-    this.#spare = new Chunk(size);
+    this.#filling = chunks.take(size);
+    this.#spare = chunks.take(size);
     this.#filling.section({
       os: `${osType()} ${release()}`,
       application: 'changeover',
@@ -223,6 +232,9 @@ export class PcapngWriter {
       await this.#sink.close();
     } catch (error) {
       if (summary.stopped === undefined) return { ...summary, stopped: stopOf(error) };
+    } finally {
+      chunks.give(this.#filling);
+      chunks.give(this.#spare);
     }
     return summary;
   }

@@ -12,12 +12,9 @@ import { copyName, ensureStopped, preparationSteps } from '../execution/index.ts
 import { JOURNAL_VERSION } from '../journal.ts';
 import { addressPairs, bareAddress } from '../policy.ts';
 import type { Strategy } from '../strategy.ts';
-import type { DrainResult } from '../switching/index.ts';
 import {
-  announceUntilMoved,
   completeSwitch,
   cutPlan,
-  drain,
   dropWayBack,
   holdPlan,
   Move,
@@ -25,13 +22,13 @@ import {
   plannedSteps,
   requireQuiet,
   returnSteps,
-  systemChanges,
   undoPlan,
   verifyStep,
 } from '../switching/index.ts';
 import type { PauseForecast } from './calibration.ts';
 import type { Captured } from './capture.ts';
 import { startCapture, stopCapture } from './capture.ts';
+import { atMost, DRAIN_DEADLINE_MS, Draining } from './draining.ts';
 import type { RunEnvironment } from './environment.ts';
 import { forecastPause } from './forecast.ts';
 import { lateWriteNotice } from './late-writes.ts';
@@ -39,15 +36,16 @@ import { removeLogs } from './logs.ts';
 import type { RunPhase } from './phase.ts';
 import { FINAL_PHASES, RUN_TRANSITIONS } from './phase.ts';
 import type { CutReport, PacketCounts, RunRecord, RunReport } from './record.ts';
-import { flowText } from './record.ts';
 import type { CutPlan, Engine, Stage, Step, StepReport } from './step.ts';
 import { doSteps, stepsOf, undoSteps } from './step.ts';
 import { watchProbation } from './watch.ts';
 
-/** Old flows get this long to end by themselves, ms. */
-const DRAIN_DEADLINE_MS = 60_000;
 /** A rollback waits no longer than this for them. */
 const ROLLBACK_DRAIN_MS = 5_000;
+/** The check behind a switch waits no longer than this for idle connections to move. */
+const IDLE_MOVED_MS = 1_000;
+/** And for what they had waiting to be answered. */
+const SETTLE_MS = 50;
 const ROLLBACK = 'rollback/';
 const PERSISTED_FIRST: readonly RunPhase[] = ['ready', 'cutting', 'rolling-back'];
 const NO_PACKETS: PacketCounts = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0 };
@@ -67,7 +65,7 @@ export class Run {
   #reason: string | undefined;
   #capture: string | undefined;
   #prepareSteps: Step[] = [];
-  #drain: { promise: Promise<DrainResult>; stop: () => void } | undefined;
+  #drain: Draining | undefined;
   #watch: { stop: () => void } | undefined;
   #failedRollbacks = 0;
 
@@ -185,8 +183,11 @@ export class Run {
     this.#cut = this.#cutReport(move, this.record.strategy);
     if (failure === undefined) this.#learn(this.#cut);
     this.#enter('probation');
-    this.#startDrain(move, this.#cut);
+    const { idleMoved } = this.#startDrain(move, this.#cut);
     this.#markPatches(true);
+    // Clients wait while their idle connections are on the way: a check beside it would make that longer.
+    await atMost(IDLE_MOVED_MS, idleMoved);
+    await pause(SETTLE_MS);
     try {
       await doSteps(this.#engine(), [verifyStep(move, env.policy.probation.tries)]);
     } catch (error) {
@@ -469,75 +470,21 @@ export class Run {
     };
   }
 
-  #startDrain(move: Move, cut: CutReport): void {
-    let stopped = false;
-    const count = async () => {
-      const counted = await move.each((address) => this.#env.mux.execute('counters', { address }));
-      const sum = (name: keyof PacketCounts) =>
-        counted.reduce((all, { sinceSwitch }) => all + sinceSwitch[name], 0);
-      cut.packets = {
-        rewritten: sum('rewritten'),
-        steered: sum('steered'),
-        held: sum('held'),
-        heldDropped: sum('heldDropped'),
-        rstSuppressed: sum('rstSuppressed'),
-      };
-    };
-    const work = async (): Promise<DrainResult> => {
-      const result = await drain(
-        move,
-        this.#env.policy.budget.oldFlowsMs ?? DRAIN_DEADLINE_MS,
-        (moved) => {
-          cut.handedOver += moved;
-        },
-        () => stopped,
-      );
-      cut.abandoned = result.abandoned.map(flowText);
-      if (result.abandoned.length === 0 && !stopped) {
-        await move.each((address) => this.#env.mux.execute('notice-cancel', { address }));
-      }
-      await count();
-      if (move.from === this.record.from) this.#preparation.systemChanges = await systemChanges(move);
+  #startDrain(move: Move, cut: CutReport): Draining {
+    this.#drain = new Draining(this.#env, move, cut, (changes) => {
+      if (changes !== undefined) this.#preparation.systemChanges = changes;
       this.#attempt('the evidence', () =>
         writeEvidence(this.report(), this.#env.journal.read(this.record.id)),
       );
       this.#onChange(this.report());
-      return result;
-    };
-    void announceUntilMoved(
-      move,
-      (announced) => {
-        cut.announced = announced;
-      },
-      () => stopped,
-    );
-    const promise = work().catch((error): DrainResult => {
-      this.#env.log.warn('draining ended early', { run: this.record.id, reason: messageOf(error) });
-      return { handedOver: 0, abandoned: [] };
     });
-    this.#drain = {
-      promise,
-      stop: () => {
-        stopped = true;
-      },
-    };
+    return this.#drain;
   }
 
-  /** Waits for the old flows, at most `limitMs`; names those that are left. */
   async #finishDrain(limitMs: number): Promise<string[]> {
     const running = this.#drain;
-    if (running === undefined) return [];
     this.#drain = undefined;
-    let timer: NodeJS.Timeout | undefined;
-    const limit = new Promise<'late'>((resolve) => {
-      timer = setTimeout(() => resolve('late'), limitMs);
-    });
-    const outcome = await Promise.race([running.promise, limit]);
-    clearTimeout(timer);
-    running.stop();
-    if (outcome !== 'late') return outcome.abandoned.map(flowText);
-    const left = await running.promise;
-    return left.abandoned.map(flowText);
+    return running === undefined ? [] : running.finish(limitMs);
   }
 
   /** Probation; after `tries` failures in a row the service goes back by itself. */
@@ -588,3 +535,5 @@ export class Run {
     }
   }
 }
+
+const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));

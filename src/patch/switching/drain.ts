@@ -19,7 +19,7 @@ import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog
 import { nameFlows } from './hand-over.ts';
 import { DEFAULT_DRAIN_MS, holdPlan } from './hold.ts';
 import type { Move } from './move.ts';
-import { checkThroughPrivatePath } from './verify.ts';
+import { checkThroughPrivatePath, WARM } from './verify.ts';
 
 const START_TIMEOUT_MS = 10_000;
 
@@ -45,7 +45,7 @@ export function bothRunPlan(move: Move): CutPlan {
       startReverseLog(move),
       ...carrySystemFiles(move),
       startApplication(move, START_TIMEOUT_MS),
-      checkThroughPrivatePath(move, move.addresses),
+      checkThroughPrivatePath(move, move.addresses, { times: WARM }),
     ],
     final: [
       {

@@ -164,12 +164,13 @@ function underAddress(connection: ConnectionState, move: Move): ConnectionState 
   return { ...connection, flow: { ...flow, localAddress } };
 }
 
-/** Rounds of `handOverIdle` until nothing is steered to the old partition, at most `deadlineMs`. */
+/** Rounds of `handOverIdle` until nothing is steered to the old partition, at most `deadlineMs`; `onIdleMoved` follows the first one. */
 export async function drain(
   move: Move,
   deadlineMs: number,
   onMoved: (count: number) => void,
   stopped: () => boolean,
+  onIdleMoved: () => void,
 ): Promise<DrainResult> {
   const { env } = move;
   const { clock } = env;
@@ -185,6 +186,7 @@ export async function drain(
         handedOver += moved;
         if (moved > 0) onMoved(moved);
       }
+      onIdleMoved();
       await moveDatagrams(move, round % WAITING_EVERY === WAITING_EVERY - 1 || late);
       if (late) await endSilent(move);
     } catch (error) {
@@ -193,6 +195,7 @@ export async function drain(
       if (again) env.log.warn('hand-over of idle connections failed, will be tried again', { reason });
       else env.log.warn('the old partition ended, and its connections with it', { reason });
       isOver = !again;
+      onIdleMoved();
     }
     left = await steeredFlows(move);
     if (left.length === 0 || late || isOver) break;

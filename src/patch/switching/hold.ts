@@ -181,11 +181,9 @@ export function holdPlan(move: Move, given?: HoldOptions): CutPlan {
         ],
       ],
     },
-    checkThroughPrivatePath(
-      move,
-      exchange ? move.exchanged.map(({ second }) => second) : move.addresses,
-      figure('1304', '1506'),
-    ),
+    checkThroughPrivatePath(move, exchange ? move.exchanged.map(({ second }) => second) : move.addresses, {
+      figure: figure('1304', '1506'),
+    }),
     ...(exchange ? exchangeAddresses(move) : []),
   ];
 

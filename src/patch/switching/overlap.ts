@@ -24,7 +24,7 @@ import { QUIET_MS } from '../strategy.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import { nameFlows } from './hand-over.ts';
 import type { Move, SwitchCommand } from './move.ts';
-import { checkThroughPrivatePath } from './verify.ts';
+import { checkThroughPrivatePath, WARM } from './verify.ts';
 
 const START_TIMEOUT_MS = 10_000;
 
@@ -39,7 +39,7 @@ export function overlapPlan(move: Move): CutPlan {
     startReverseLog(move),
     ...carrySystemFiles(move),
     startApplication(move, START_TIMEOUT_MS),
-    checkThroughPrivatePath(move, seconds),
+    checkThroughPrivatePath(move, seconds, { times: WARM }),
     {
       name: 'request-address',
       figure: '2201',

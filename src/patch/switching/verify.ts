@@ -3,8 +3,21 @@ import { PatchError } from '../errors.ts';
 import type { Facts, Step } from '../run/step.ts';
 import type { Move } from './move.ts';
 
+/** Where nobody waits for the new active, it is asked so often: its first answers are its slowest, and those should not be for clients. */
+export const WARM = 10;
+
+export interface PrivateCheck {
+  readonly figure?: string;
+  /** How often each address is asked. Default once. */
+  readonly times?: number;
+}
+
 /** The standby's application answers over the private path, at each of these addresses, before any client reaches it. */
-export function checkThroughPrivatePath(move: Move, addresses: readonly string[], figure = '1304'): Step {
+export function checkThroughPrivatePath(
+  move: Move,
+  addresses: readonly string[],
+  { figure = '1304', times = 1 }: PrivateCheck = {},
+): Step {
   const { env, to } = move;
   const probe = env.probe.port;
   return {
@@ -20,14 +33,16 @@ export function checkThroughPrivatePath(move: Move, addresses: readonly string[]
             const port = move.port(to, address);
             if (port !== led) await env.mux.execute('private-path', { probe, port });
             led = port;
-            const answer = await env.probe.check(address, move.service.health);
-            ms += answer.durationMs;
-            details.add(answer.detail);
-            if (answer.ok) continue;
-            const what = `the service on standby ${to} is not healthy at ${address}: ${answer.detail}`;
-            throw new PatchError('unhealthy', what, {
-              remedy: 'the active partition keeps serving; see the console of the standby',
-            });
+            for (let n = 0; n < times; n++) {
+              const answer = await env.probe.check(address, move.service.health);
+              ms += answer.durationMs;
+              details.add(answer.detail);
+              if (answer.ok) continue;
+              const what = `the service on standby ${to} is not healthy at ${address}: ${answer.detail}`;
+              throw new PatchError('unhealthy', what, {
+                remedy: 'the active partition keeps serving; see the console of the standby',
+              });
+            }
           }
           return { answer: [...details].join(', '), ms };
         } finally {
