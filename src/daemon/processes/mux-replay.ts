@@ -4,7 +4,8 @@
  * notices, private paths, and attaches the ports. So no packet of a flow is ever seen by a mux that does not know where it
  * belongs; what was sent meanwhile is lost on the way, as on a wire, and sent again by TCP.
  *
- * Which flows there are, nobody wrote down: the partition that has a connection says so.
+ * Which flows there are, nobody wrote down: the partition that has a connection says so. It is asked also when nothing treats known flows apart
+ * yet: a switch may be on its way.
  */
 import type { FlowName } from '../../channel/index.ts';
 import type { RememberedCommand } from './desired-state.ts';
@@ -47,22 +48,20 @@ async function withFlows(
   commands: readonly RememberedCommand[],
   flowsOf: FlowsOfPort,
 ): Promise<RememberedCommand[]> {
-  const at = commands.findIndex(({ name }) => DIRECTS_FLOWS.includes(name));
-  if (at === -1) return [...commands];
-  const addresses = new Set(
-    commands.filter(({ name }) => DIRECTS_FLOWS.includes(name)).map(({ args }) => String(args['address'])),
-  );
+  const found = commands.findIndex(({ name }) => DIRECTS_FLOWS.includes(name));
+  const at = found === -1 ? commands.length : found;
   const known = await Promise.all(
-    [...addresses].map(async (address): Promise<RememberedCommand[]> => {
-      const path = commands.find(({ name, args }) => name === 'path-set' && args['address'] === address);
-      if (path === undefined) return [];
-      const all = await flowsOf(String(path.args['port']));
-      const flows = all
-        .filter((flow) => flow.remoteAddress.includes(':') === address.includes(':'))
-        // A partition that altered its address names them by the other one.
-        .map((flow) => ({ ...flow, localAddress: address }));
-      return flows.length === 0 ? [] : [{ name: 'flows-known', args: { address, flows } }];
-    }),
+    commands
+      .filter(({ name }) => name === 'path-set')
+      .map(async ({ args }): Promise<RememberedCommand[]> => {
+        const address = String(args['address']);
+        const all = await flowsOf(String(args['port']));
+        const flows = all
+          .filter((flow) => flow.remoteAddress.includes(':') === address.includes(':'))
+          // A partition that altered its address names them by the other one.
+          .map((flow) => ({ ...flow, localAddress: address }));
+        return flows.length === 0 ? [] : [{ name: 'flows-known', args: { address, flows } }];
+      }),
   );
   return [...commands.slice(0, at), ...known.flat(), ...commands.slice(at)];
 }

@@ -46,6 +46,8 @@ const ROLLBACK_DRAIN_MS = 5_000;
 const IDLE_MOVED_MS = 1_000;
 /** And for what they had waiting to be answered. */
 const SETTLE_MS = 50;
+const INSIST_TIMES = 3;
+const INSIST_MS = 200;
 const ROLLBACK = 'rollback/';
 const PERSISTED_FIRST: readonly RunPhase[] = ['ready', 'cutting', 'rolling-back'];
 const NO_PACKETS: PacketCounts = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0 };
@@ -250,8 +252,11 @@ export class Run {
     });
     await this.#finishDrain(ROLLBACK_DRAIN_MS);
     await stopCapture(this.#env, this.record);
-    await ensureStopped(env, this.record.to);
-    await this.#noteLateWrites(diskId(this.record.to, 'application'));
+    // Clients were moved: whatever fails from here on, the rollback ends.
+    await this.#insist(`${this.record.to} was not stopped`, () => ensureStopped(env, this.record.to));
+    await this.#insist('late writes were not counted', () =>
+      this.#noteLateWrites(diskId(this.record.to, 'application')),
+    );
     await dropWayBack(env, this.record.id).catch((error) => {
       env.log.warn('the log of the way back was not dropped', {
         run: this.record.id,
@@ -263,6 +268,23 @@ export class Run {
       .catch(() => {});
     env.hypervisor.resources.setAssigned(this.record.to, false);
     this.#enter('rolled-back');
+  }
+
+  /** Tries `work` a few times; a failure that stays is a notice. */
+  async #insist(complaint: string, work: () => Promise<unknown>): Promise<void> {
+    for (let left = INSIST_TIMES; ; left--) {
+      try {
+        await work();
+        return;
+      } catch (error) {
+        this.#env.log.warn(complaint, { run: this.record.id, reason: sentenceOf(error) });
+        if (left > 1) await pause(INSIST_MS);
+        else {
+          this.#preparation.notices.push(`${complaint}: ${sentenceOf(error)}`);
+          return;
+        }
+      }
+    }
   }
 
   async #noteLateWrites(disk: string): Promise<void> {

