@@ -10,6 +10,7 @@ import {
   finishSum,
   IPV4,
   readU16,
+  UDP,
   VNET_GSO,
   vnetCsumOffset,
   vnetCsumStart,
@@ -18,6 +19,7 @@ import {
   writeU16,
 } from '../wire/index.ts';
 
+const UDP_CHECKSUM: number = UDP.CHECKSUM;
 const IPV6_PAYLOAD_LENGTH = 4;
 const IPV6_HEADER = 40;
 
@@ -39,8 +41,8 @@ export function finishCopy(
     const field = start + vnetCsumOffset(source, vnet);
     if (field + 2 <= length && field + 2 <= captured && start < length) {
       const sum = finishSum(addBytes(0, source, frame + start, length - start));
-      // RFC 768: a computed zero is sent as all ones; for TCP both mean the same.
-      writeU16(copy, at + field, sum === 0 ? 0xffff : sum);
+      // RFC 768: a computed zero is sent as all ones. For TCP both mean the same, and Wireshark warns of the ones (RFC 1624).
+      writeU16(copy, at + field, sum === 0 && field - start === UDP_CHECKSUM ? 0xffff : sum);
     }
   }
   if (vnetGsoType(source, vnet) !== VNET_GSO.NONE) finishLength(copy, at, captured, length);

@@ -7,7 +7,7 @@ import { type SeededRandom, VirtualClock } from '../../../src/common/index.ts';
 import { diskId } from '../../../src/hypervisor/index.ts';
 import type { RunEnvironment } from '../../../src/patch/index.ts';
 import { MemoryJournal, MemoryPatchTable } from '../../../src/patch/index.ts';
-
+import { Arrivals } from './arrivals.ts';
 import type { Flaw } from './disks.ts';
 import { SimulatedDisks, WorldError } from './disks.ts';
 import { SimulatedMux } from './mux.ts';
@@ -30,12 +30,6 @@ export type Fate =
   | 'guest-silent'
   | 'control-dies'
   | 'control-dies-after';
-
-/** Commands of which the second is never done before the first. */
-const AFTER = [
-  ['disks copy-cut', 'disks fence'],
-  ['freeze', 'thaw'],
-] as const;
 
 export class World {
   readonly clock = new VirtualClock();
@@ -64,14 +58,13 @@ export class World {
   /** What connection states stand for: they pass through the journal as data. */
   readonly #handed = new Map<number, Handed>();
   #connections = 0;
-  readonly #stoppedUntilMs = new Map<string, number>();
-  /** Process and command → when it will be done. */
-  readonly #underWayUntilMs = new Map<string, number>();
+  readonly #arrivals: Arrivals;
   #clientsRun = true;
 
   constructor(random: SeededRandom, clients: number, reading = false) {
     this.random = random;
     this.#reading = reading;
+    this.#arrivals = new Arrivals(this.clock, random);
     this.disks = new SimulatedDisks(this.clock, random, PARTITIONS);
     this.mux = new SimulatedMux(this.clock, this.clients, this.guests, (to, request, isNew) => {
       const { phase, connections } = this.guests[to];
@@ -268,26 +261,9 @@ export class World {
         });
         return;
       }
-      // A process that is stopped does nothing of what it is told, and does it in order when it goes on.
       const told = guest ?? what.split(' ')[0]!;
-      const nowMs = this.clock.nowMs();
-      if (fate === 'done-late') this.#stoppedUntilMs.set(told, nowMs + LATE_MS);
-      const waitMs = Math.max(0, (this.#stoppedUntilMs.get(told) ?? 0) - nowMs);
-      const arrives = (work: () => void) => {
-        const begin = () => {
-          // A fence waits for the cut that is under way, a thaw is for the freeze before it.
-          const beganMs = this.clock.nowMs();
-          const first = AFTER.find(([, later]) => what.includes(later))?.[0];
-          const underWayMs = Math.max(0, (this.#underWayUntilMs.get(`${told} ${first}`) ?? 0) - beganMs);
-          const ms = underWayMs + (takesMs * (50 + this.random.below(150))) / 100;
-          for (const [name] of AFTER)
-            if (what.includes(name)) this.#underWayUntilMs.set(`${told} ${name}`, beganMs + ms);
-          this.clock.after(ms, work);
-        };
-        if (waitMs === 0) begin();
-        else this.clock.after(waitMs, begin);
-      };
-      arrives(async () => {
+      if (fate === 'done-late') this.#arrivals.stop(told, LATE_MS);
+      this.#arrivals.carryOut(told, what, takesMs, async () => {
         if (fate === 'fails') {
           answer(() => reject(new WorldError('EIO', `${what} was made to fail`)));
           return;

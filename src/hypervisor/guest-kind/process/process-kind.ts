@@ -3,17 +3,7 @@
  * process unless `lifeline` is asked: its output goes to a file, and it is found again by its agent socket.
  */
 import { spawn } from 'node:child_process';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readSync,
-  renameSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, readSync, statSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, resolve } from 'node:path';
 import { codeOf, messageOf, pointsForChild, programFile } from '../../../common/index.ts';
@@ -21,13 +11,13 @@ import { deviceOf } from '../../partition/config.ts';
 import type { GuestExit, GuestKind, GuestSpec, RunningGuest } from '../guest-kind.ts';
 import { GuestKindError } from '../guest-kind.ts';
 import type { BootDescription } from './boot-description.ts';
+import { boundConsole, rotateConsole } from './console-file.ts';
 import { groupName, limitProcess, limitsOf } from './limits.ts';
 
 const require = createRequire(import.meta.url);
 const GUEST_MAIN = resolve(import.meta.dirname, '../../../guest/main.ts');
 /** The product's own folder: the only files of the host that a guest reads, beside its boot file and its scratch directory. */
 const PRODUCT = resolve(import.meta.dirname, '../../../..');
-const MAX_LOG_BYTES = 4 * 1024 * 1024;
 const TAIL_BYTES = 16 * 1024;
 const DEFAULT_LINES = 20;
 const POLL_MS = 100;
@@ -54,7 +44,7 @@ export class ProcessKind implements GuestKind {
     const { config } = spec;
     mkdirSync(spec.scratchDirectory, { recursive: true, mode: 0o700 });
     writeFileSync(spec.bootFile, `${JSON.stringify(bootDescription(spec), null, 2)}\n`, { mode: 0o600 });
-    rotate(spec.logFile);
+    rotateConsole(spec.logFile);
     const points = pointsForChild();
     const log = openSync(spec.logFile, 'a', 0o600);
     const args = [
@@ -148,7 +138,9 @@ class ProcessGuest implements RunningGuest {
     removeLimits: () => void,
   ) {
     this.pid = pid;
+    const endBound = boundConsole(logFile);
     this.exited = exited.then((exit) => {
+      endBound();
       removeLimits();
       return exit;
     });
@@ -245,10 +237,6 @@ function startTimeOf(pid: number): string | undefined {
 /** The command line does not tell: an application may set its title. */
 function stillRuns(recorded: RecordedProcess): boolean {
   return startTimeOf(recorded.pid) === recorded.startTime;
-}
-
-function rotate(path: string): void {
-  if (existsSync(path) && statSync(path).size > MAX_LOG_BYTES) renameSync(path, `${path}.1`);
 }
 
 function tail(path: string, lines: number): string[] {
