@@ -124,7 +124,8 @@ test(
     () =>
       nbdkit(['--filter=limit', 'memory', '1M', 'limit=2'], async (socket) => {
         const many = { connections: 4, connectTimeoutMs: 3_000 };
-        assert.is(await codeOf(NbdClient.connect(socket, '', many)), 'ENOENT', 'as nbdkit refuses it');
+        // nbdkit closes the connection, or refuses the export, as it finds out.
+        assert.match(await codeOf(NbdClient.connect(socket, '', many)), /^(ENOENT|ECONNREFUSED)$/);
         await eventually('room for two', async () => {
           const clients = await Promise.allSettled([1, 2].map(() => NbdClient.connect(socket, '')));
           for (const client of clients) if (client.status === 'fulfilled') await client.value.close();
