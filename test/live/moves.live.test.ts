@@ -76,7 +76,7 @@ interface Usage {
   readonly memoryMiB: Readonly<Record<'control' | 'mux' | 'block' | 'active', number>>;
   /** Of the first three. */
   readonly descriptors: number;
-  /** Write logs and images. */
+  /** Write logs and system disks. The program's own file, on the application disks, has a line for every change. */
   readonly diskMiB: number;
 }
 
@@ -86,7 +86,11 @@ async function usage(site: Site): Promise<Usage> {
   const pids = { control: pid, mux: processes.mux.pid!, block: processes.block.pid! };
   const residentMiB = (one: number) =>
     Math.round(Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${one}/status`, 'utf8'))?.[1] ?? 0) / 1024);
-  const folders = [join(site.scene.stateDirectory, 'write-log'), join(site.scene.directory, 'images')];
+  const { scene } = site;
+  const folders = [
+    join(scene.stateDirectory, 'write-log'),
+    ...(['A', 'B'] as const).map((id) => scene.image(id, 'system')),
+  ];
   const disk = execFileSync('du', ['-sk', '-c', ...folders], { encoding: 'utf8' })
     .trim()
     .split('\n')
