@@ -22,6 +22,8 @@ const WAYS = [
   { strategy: 'hold', procedure: 'H7' },
   { strategy: 'overlap', procedure: 'H8' },
 ] as const;
+/** Of a partition that serves, with V8's young generation. */
+const ACTIVE_MIB = 320;
 const COUNTER = 'counter:__rand_int__';
 
 /** Runs one program after the other until told to stop; what any of them complained about. */
@@ -198,7 +200,9 @@ moves(
         );
         for (const [name, before] of Object.entries(first.memoryMiB)) {
           const after = last.memoryMiB[name as keyof Usage['memoryMiB']];
-          assert.ok(after <= before * 1.25 + 16, `memory of ${name} ${before} → ${after} MiB`);
+          // The partition is another process after each move: nothing of it can come together.
+          const most = name === 'active' ? ACTIVE_MIB : before * 1.25 + 16;
+          assert.ok(after <= most, `memory of ${name} ${before} → ${after} MiB`);
         }
         assert.ok(last.diskMiB <= first.diskMiB * 1.5 + 16, `disk ${first.diskMiB} → ${last.diskMiB} MiB`);
       }
