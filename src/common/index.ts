@@ -1,3 +1,4 @@
+export * from './again.ts';
 export * from './clock.ts';
 export * from './collect-young.ts';
 export * from './errors.ts';

@@ -43,7 +43,7 @@ export class GuestConsole {
     for (const name of ['stdout', 'stderr'] as const) {
       const original = this.#original[name] as (...args: unknown[]) => boolean;
       process[name].write = ((chunk: string | Uint8Array, ...rest: unknown[]) => {
-        const passes = this.#admits(chunk.length);
+        const passes = this.#admits(typeof chunk === 'string' ? Buffer.byteLength(chunk) : chunk.length);
         this.#take(name, typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString('utf8'), passes);
         if (passes) return original(chunk, ...rest);
         const done = rest.findLast((argument) => typeof argument === 'function');

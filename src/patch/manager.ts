@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { messageOf, reach, sentenceOf } from '../common/index.ts';
+import { again, messageOf, reach, sentenceOf } from '../common/index.ts';
 import { diskId } from '../hypervisor/index.ts';
 import { PatchError } from './errors.ts';
 import { EvidenceRecorder } from './evidence/index.ts';
@@ -283,17 +283,13 @@ export class PatchManager {
   }
 
   /** All of it may be done again: one command that fails must not leave a run half way until the next start. */
-  async #takeUp(run: Run, last: RunPhase): Promise<string> {
-    for (let attempt = 0; ; attempt++) {
-      try {
-        return await run.recover(last);
-      } catch (error) {
-        const waitMs = TAKE_UP_AGAIN_MS[attempt];
-        if (waitMs === undefined) throw error;
-        this.#env.log.warn('a run is taken up once more', { run: run.record.id, reason: sentenceOf(error) });
-        await new Promise((resolve) => setTimeout(resolve, waitMs));
-      }
-    }
+  #takeUp(run: Run, last: RunPhase): Promise<string> {
+    return again(
+      TAKE_UP_AGAIN_MS,
+      () => run.recover(last),
+      (error) =>
+        this.#env.log.warn('a run is taken up once more', { run: run.record.id, reason: sentenceOf(error) }),
+    );
   }
 
   #service(name: string | undefined): ServiceSpec {

@@ -1,3 +1,4 @@
+export * from './collect.ts';
 export * from './limit.ts';
 export * from './live.ts';
 export * from './namespace.ts';

@@ -3,8 +3,8 @@ const SMALLEST = 4096;
 const HEADROOM = 256;
 
 /**
- * Buffers for replies and gathered payloads in sizes of powers of two and some bytes for a header, used again: touching fresh pages costs more than the
- * copy into them. What goes beyond `retainBytes` is left to the garbage collector.
+ * Buffers for replies and gathered payloads in sizes of powers of two and some bytes for a header, used again: touching fresh pages
+ * costs more than the copy into them. What goes beyond `retainBytes` is left to the garbage collector.
  */
 export class BufferPool {
   readonly #retainBytes: number;

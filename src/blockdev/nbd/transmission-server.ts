@@ -15,7 +15,7 @@ import { ChunkFormat } from './chunk-format.ts';
 import { nbdErrorOf } from './errno.ts';
 import * as nbd from './protocol.ts';
 import type { ReplyWriter } from './reply-writer.ts';
-import { emitChunkHeader, emitSimpleReply, SLAB_REPLY_LIMIT } from './reply-writer.ts';
+import { emitSimpleReply, SLAB_REPLY_LIMIT } from './reply-writer.ts';
 import type { RequestSink } from './request-parser.ts';
 import type { TransmissionCounters } from './server-counters.ts';
 import type { MetaContext } from './server-export.ts';
@@ -450,10 +450,10 @@ export class TransmissionServer implements RequestSink {
   }
 
   #emptyChunk(cookie: bigint): void {
-    const at = this.#writer.reserve(nbd.CHUNK_HEADER_SIZE);
-    const type = nbd.NBD_REPLY_TYPE_NONE;
-    emitChunkHeader(this.#writer.slab, at, nbd.NBD_REPLY_FLAG_DONE, type, cookie, 0);
-    this.#writer.commit(nbd.CHUNK_HEADER_SIZE);
+    const { headerSize } = this.#format;
+    const at = this.#writer.reserve(headerSize);
+    this.#format.emit(this.#writer.slab, at, true, nbd.NBD_REPLY_TYPE_NONE, cookie, 0n, 0);
+    this.#writer.commit(headerSize);
   }
 
   async #cache(offset: bigint, length: bigint): Promise<void> {

@@ -50,18 +50,20 @@ async function withFlows(
 ): Promise<RememberedCommand[]> {
   const found = commands.findIndex(({ name }) => DIRECTS_FLOWS.includes(name));
   const at = found === -1 ? commands.length : found;
-  const known = await Promise.all(
-    commands
-      .filter(({ name }) => name === 'path-set')
-      .map(async ({ args }): Promise<RememberedCommand[]> => {
-        const address = String(args['address']);
-        const all = await flowsOf(String(args['port']));
-        const flows = all
-          .filter((flow) => flow.remoteAddress.includes(':') === address.includes(':'))
-          // A partition that altered its address names them by the other one.
-          .map((flow) => ({ ...flow, localAddress: address }));
-        return flows.length === 0 ? [] : [{ name: 'flows-known', args: { address, flows } }];
-      }),
+  const paths = commands.filter(({ name }) => name === 'path-set').map(({ args }) => args);
+  // A partition with several addresses is asked once.
+  const ports = [...new Set(paths.map(({ port }) => String(port)))];
+  const flowsByPort = new Map(
+    await Promise.all(ports.map(async (port) => [port, await flowsOf(port)] as const)),
   );
-  return [...commands.slice(0, at), ...known.flat(), ...commands.slice(at)];
+  const known = paths.flatMap((path): RememberedCommand[] => {
+    const address = String(path['address']);
+    const flows = flowsByPort
+      .get(String(path['port']))!
+      .filter((flow) => flow.remoteAddress.includes(':') === address.includes(':'))
+      // A partition that altered its address names them by the other one.
+      .map((flow) => ({ ...flow, localAddress: address }));
+    return flows.length === 0 ? [] : [{ name: 'flows-known', args: { address, flows } }];
+  });
+  return [...commands.slice(0, at), ...known, ...commands.slice(at)];
 }

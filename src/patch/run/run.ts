@@ -3,7 +3,7 @@
  * phase and step is journalled before it acts. The object lives in the control process; everything that has to survive it
  * is in the journal, the role store and the mux and block processes.
  */
-import { messageOf, reach, sentenceOf } from '../../common/index.ts';
+import { again, messageOf, reach, sentenceOf } from '../../common/index.ts';
 import { diskId } from '../../hypervisor/index.ts';
 import { PatchError } from '../errors.ts';
 import { prepareEvidence, writeEvidence } from '../evidence/index.ts';
@@ -46,8 +46,7 @@ const ROLLBACK_DRAIN_MS = 5_000;
 const IDLE_MOVED_MS = 1_000;
 /** And for what they had waiting to be answered. */
 const SETTLE_MS = 50;
-const INSIST_TIMES = 3;
-const INSIST_MS = 200;
+const INSIST_MS = [200, 200];
 const ROLLBACK = 'rollback/';
 const PERSISTED_FIRST: readonly RunPhase[] = ['ready', 'cutting', 'rolling-back'];
 const NO_PACKETS: PacketCounts = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSuppressed: 0 };
@@ -272,19 +271,12 @@ export class Run {
 
   /** Tries `work` a few times; a failure that stays is a notice. */
   async #insist(complaint: string, work: () => Promise<unknown>): Promise<void> {
-    for (let left = INSIST_TIMES; ; left--) {
-      try {
-        await work();
-        return;
-      } catch (error) {
-        this.#env.log.warn(complaint, { run: this.record.id, reason: sentenceOf(error) });
-        if (left > 1) await pause(INSIST_MS);
-        else {
-          this.#preparation.notices.push(`${complaint}: ${sentenceOf(error)}`);
-          return;
-        }
-      }
-    }
+    const warn = (error: unknown) =>
+      this.#env.log.warn(complaint, { run: this.record.id, reason: sentenceOf(error) });
+    await again(INSIST_MS, work, warn).catch((error) => {
+      warn(error);
+      this.#preparation.notices.push(`${complaint}: ${sentenceOf(error)}`);
+    });
   }
 
   async #noteLateWrites(disk: string): Promise<void> {

@@ -4,7 +4,7 @@
  * after a crash the same functions bring the old state back.
  */
 import type { Clock } from '../../common/index.ts';
-import { arePointsArmed, messageOf, reach, sentenceOf } from '../../common/index.ts';
+import { again, arePointsArmed, messageOf, reach, sentenceOf } from '../../common/index.ts';
 import { PatchError } from '../errors.ts';
 import type { Journal, JournalKind } from '../journal.ts';
 
@@ -163,17 +163,11 @@ function write(engine: Engine, kind: JournalKind, step: Step, facts?: Facts): vo
 }
 
 /** What is left half undone may be the service itself: tried again before it is given up. Returns why it was. */
-async function undoAgain(undo: () => Promise<void>): Promise<unknown> {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      await undo();
-      return undefined;
-    } catch (error) {
-      const waitMs = UNDO_AGAIN_MS[attempt];
-      if (waitMs === undefined) return error;
-      await new Promise((resolve) => setTimeout(resolve, waitMs));
-    }
-  }
+function undoAgain(undo: () => Promise<void>): Promise<unknown> {
+  return again(UNDO_AGAIN_MS, undo).then(
+    () => undefined,
+    (error: unknown) => error,
+  );
 }
 
 /**

@@ -2,32 +2,26 @@
  * The part of a move that comes after the role was written down, for the first time or again: everything here finds its work
  * done or does it. What fails is tried again; what cannot be done is logged, and the check that follows tells whether the service is well.
  */
-import { messageOf } from '../../common/index.ts';
+import { again, messageOf } from '../../common/index.ts';
 import type { RunEnvironment } from '../run/environment.ts';
 import { mendHandOver } from './hand-over.ts';
 import { holdSwitch } from './hold.ts';
 import type { Move } from './move.ts';
 import { overlapSwitch } from './overlap.ts';
 
-const ATTEMPTS = 3;
-const AGAIN_MS = 50;
+const AGAIN_MS = [50, 50];
 
 export async function completeSwitch(env: RunEnvironment, move: Move): Promise<void> {
   const { mux, hypervisor, log } = env;
   const attempt = async (what: string, work: () => Promise<unknown>): Promise<boolean> => {
-    for (let left = ATTEMPTS - 1; ; left--) {
-      try {
-        await work();
-        return true;
-      } catch (error) {
-        log.warn(`${what} was not completed`, {
-          run: move.record.id,
-          reason: messageOf(error),
-          triesLeft: left,
-        });
-        if (left === 0) return false;
-      }
-      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    const warn = (error: unknown) =>
+      log.warn(`${what} was not completed`, { run: move.record.id, reason: messageOf(error) });
+    try {
+      await again(AGAIN_MS, work, warn);
+      return true;
+    } catch (error) {
+      warn(error);
+      return false;
     }
   };
   const isOverlap = move.record.strategy === 'overlap' && move.from === move.record.from;

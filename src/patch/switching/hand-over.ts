@@ -4,7 +4,7 @@
  * handed over when they are idle. Ends when no flow is steered any more, or at the deadline with the names of the rest.
  */
 import type { ConnectionState, FlowName, Neighbor } from '../../channel/index.ts';
-import { messageOf, reach } from '../../common/index.ts';
+import { again, messageOf, reach } from '../../common/index.ts';
 import type { Move } from './move.ts';
 
 const ROUND_MS = 200;
@@ -23,7 +23,7 @@ const QUIET_DATAGRAMS_MS = 200;
 /** A round that moves nobody yet is worth a hold only for so long, ms. */
 const HOLD_LIMIT_MS = 2_000;
 const TAKEN_HOLD_MS = 30_000;
-const ATTEMPTS = 3;
+const AGAIN_MS = [ROUND_MS, ROUND_MS];
 
 export interface DrainResult {
   readonly handedOver: number;
@@ -104,47 +104,39 @@ export async function handOverIdle(move: Move): Promise<number> {
 
 /** A hold that stays makes clients wait until its limit, though nothing is to be waited for any more. */
 async function release({ env }: Move, address: string): Promise<void> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      await env.mux.execute('hold-release', { address });
-      return;
-    } catch (error) {
-      if (attempt === ATTEMPTS) throw error;
-      env.log.warn('a hold is released once more', { address, reason: messageOf(error) });
-      await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
-    }
-  }
+  await again(
+    AGAIN_MS,
+    () => env.mux.execute('hold-release', { address }),
+    (error) => env.log.warn('a hold is released once more', { address, reason: messageOf(error) }),
+  );
 }
 
 /** As often as it takes, within reason: nobody else has these connections any more. */
-async function putOver(
+function putOver(
   move: Move,
   connections: readonly ConnectionState[],
   neighbors: readonly Neighbor[],
 ): Promise<number> {
   const { env, to } = move;
   const all = connections.map((connection) => connection.flow);
-  for (let attempt = 1; ; attempt++) {
-    try {
-      reach('hand-over.persisted');
-      // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
-      for (const address of move.addresses) {
-        const flows = move.flowsOf(address, all);
-        if (flows.length > 0) await env.mux.execute('flows-moved', { address, flows });
-      }
-      reach('hand-over.moved');
-      const control = env.hypervisor.control(to);
-      const { imported, refused } = await control.importConnections([...connections], [...neighbors]);
-      for (const { flow, reason } of refused) env.log.warn('connection was not taken over', { flow, reason });
-      reach('hand-over.put');
-      move.noteHandOver({ state: 'done' });
-      return imported;
-    } catch (error) {
-      if (attempt === ATTEMPTS) throw error;
-      env.log.warn('connections are put once more', { partition: to, reason: messageOf(error) });
-      await new Promise((resolve) => setTimeout(resolve, ROUND_MS));
+  const put = async () => {
+    reach('hand-over.persisted');
+    // First: an imported connection may answer at once, and the mux lets only a flow's own port speak for it.
+    for (const address of move.addresses) {
+      const flows = move.flowsOf(address, all);
+      if (flows.length > 0) await env.mux.execute('flows-moved', { address, flows });
     }
-  }
+    reach('hand-over.moved');
+    const control = env.hypervisor.control(to);
+    const { imported, refused } = await control.importConnections([...connections], [...neighbors]);
+    for (const { flow, reason } of refused) env.log.warn('connection was not taken over', { flow, reason });
+    reach('hand-over.put');
+    move.noteHandOver({ state: 'done' });
+    return imported;
+  };
+  return again(AGAIN_MS, put, (error) =>
+    env.log.warn('connections are put once more', { partition: to, reason: messageOf(error) }),
+  );
 }
 
 /** What an earlier control process had in its hands when it ended. Before anything that is held goes on. */

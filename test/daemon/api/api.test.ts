@@ -2,8 +2,6 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ApiClient } from '../../../src/cli/api-client.ts';
@@ -15,7 +13,7 @@ import type { DaemonSurface, RunView, StatusView } from '../../../src/daemon/con
 import { daemonRoutes } from '../../../src/daemon/control/index.ts';
 import type { RunRequest } from '../../../src/patch/index.ts';
 import { PatchError } from '../../../src/patch/index.ts';
-import { eventually, within } from '../../support/index.ts';
+import { collect, eventually, within } from '../../support/index.ts';
 
 interface Context {
   directory: string;
@@ -308,9 +306,6 @@ api(
     await stream.ended;
   }),
 );
-
-setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void;
 
 api(
   'requests leave nothing behind in memory',

@@ -1,11 +1,9 @@
 /** V1: what the mux remembers is bounded, whatever arrives: a million flows and fragments of forged addresses, both families. */
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { SeededRandom } from '../../../src/common/index.ts';
 import { writeU16, writeU32 } from '../../../src/netstack/index.ts';
-import { limitMs, SOAK, within } from '../../support/index.ts';
+import { collect, limitMs, SOAK, within } from '../../support/index.ts';
 import {
   type Bench,
   CLIENT,
@@ -52,9 +50,6 @@ function quiet(...devices: TestDevice[]): void {
     device.transmit = () => true;
   }
 }
-
-setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void;
 
 /** Without garbage: earlier tests have left theirs. */
 function usedBytes(): number {

@@ -2,13 +2,10 @@
  * `changeover stack` as a process of its own: node stack-process.ts '<RunStackOptions as JSON>'. On SIGUSR2 it prints what is in use after a
  * collection, `in use N KiB`: the resident size has V8's young generation in it, which grows with the load, and garbage of the old one.
  */
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import type { RunStackOptions } from '../../../src/daemon/standalone/stack.ts';
 import { runStack } from '../../../src/daemon/standalone/stack.ts';
+import { collect } from '../../support/collect.ts';
 
-setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void;
 process.on('SIGUSR2', () => {
   collect();
   const { heapUsed, external } = process.memoryUsage();

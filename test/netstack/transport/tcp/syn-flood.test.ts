@@ -1,11 +1,9 @@
 /** SYN cookies, and N7: a flood of SYNs costs honest clients nothing and no memory. SOAK=1 runs the long flood. */
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { TcpConnection } from '../../../../src/netstack/transport/tcp/index.ts';
 import { emitTcp, writeU32 } from '../../../../src/netstack/wire/index.ts';
-import { seeded, within } from '../../../support/index.ts';
+import { collect, seeded, within } from '../../../support/index.ts';
 import type { Endpoint, Spec } from './support/index.ts';
 import {
   ACK,
@@ -129,8 +127,6 @@ flood(
   ),
 );
 
-setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void;
 const memory = () => {
   collect();
   const { heapUsed, arrayBuffers } = process.memoryUsage();
