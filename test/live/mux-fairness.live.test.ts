@@ -12,7 +12,7 @@ import { createInterface } from 'node:readline';
 import * as assert from 'uvu/assert';
 import { ChannelClient } from '../../src/channel/index.ts';
 import type { MuxCommands, MuxEvents, PortLimits } from '../../src/hypervisor/mux/index.ts';
-import { liveSuite, SOAK, within } from '../support/index.ts';
+import { eventually, liveSuite, SOAK, within } from '../support/index.ts';
 import { children, endChildren, node } from './support/children.ts';
 import type { PumpOptions, PumpOrder } from './support/pump.ts';
 
@@ -107,8 +107,9 @@ const mib = (bytes: number) => `${(bytes / 1024 / 1024).toFixed(1)} MiB/s`;
 
 const RIVALS: readonly (readonly [string, PumpOrder])[] = [
   ['frames of 60 bytes', { bytes: 60 }],
-  ['frames with a forged MAC', { bytes: 60, spoofed: '02:66:66:66:66:66' }],
   ['larger frames', { bytes: 9000 }],
+  // The last one: who forges is held back for a while.
+  ['frames with a forged MAC', { bytes: 60, spoofed: '02:66:66:66:66:66' }],
 ];
 
 for (const carrier of CARRIERS)
@@ -126,6 +127,7 @@ for (const carrier of CARRIERS)
         let round = 0;
         for (; round < ROUNDS || (round < MOST_ROUNDS && kept().some((part) => part < KEEPS)); round++) {
           rival.order({ bytes: MTU_FRAME });
+          await eventually('the rival is heard again', async () => (await rates(50)).rival > 0);
           equal.push((await rates()).victim);
           for (const [i, [, order]] of RIVALS.entries()) {
             rival.order(order);

@@ -47,6 +47,20 @@ export const DROP = Object.fromEntries(MUX_DROPS.map((name, code) => [name, code
   Record<MuxDrop, number>
 >;
 
+/** What no packet of a partition that behaves is dropped for, at any time of a changeover. */
+const FORGERIES: readonly MuxDrop[] = [
+  'bad-source-mac',
+  'spoofed-mac',
+  'spoofed-arp',
+  'spoofed-ndp',
+  'spoofed-source',
+  'router-only',
+  'dhcp-server',
+];
+
+/** 1 at the codes of forgeries. */
+export const FORGED = Uint8Array.from(MUX_DROPS, (name) => (FORGERIES.includes(name) ? 1 : 0));
+
 /** The counters that are not zero, by name. */
 export function dropsByName(counts: ArrayLike<number>): Record<string, number> {
   const named: Record<string, number> = {};

@@ -3,7 +3,7 @@
  * what somebody captures is shown. The fields are about the packet at hand and belong to the forwarder.
  */
 import { VNET_GSO, VNET_HDR_LEN, vnetGsoType, vnetNeedsChecksum } from '../../netstack/index.ts';
-import { DROP, MUX_DROPS } from './drops.ts';
+import { DROP, FORGED, MUX_DROPS } from './drops.ts';
 import { NEWCOMERS } from './fair-queue.ts';
 import type { PacketObserver } from './packet-observer.ts';
 import { FINE } from './packet-view.ts';
@@ -133,6 +133,7 @@ export class Egress {
   /** Counts a packet that ends here, at `port`. */
   drop(port: MuxPort, reason: number, buffer: Uint8Array, offset: number, length: number): void {
     port.drops[reason]!++;
+    if (FORGED[reason] === 1) port.forged(this.nowMs);
     if (this.observer === undefined) return;
     const comment = `dropped: ${MUX_DROPS[reason]}`;
     if (this.ingressDue) {

@@ -181,7 +181,7 @@ export class Mux {
   /** How long nothing more is to be taken from the other end of a port. */
   debtMs(name: string): number {
     const port = this.#byName.get(name);
-    return port?.sendLimit === undefined ? 0 : port.debtMs(this.#forwarder.nowMs);
+    return port?.mayOwe === true ? port.debtMs(this.#forwarder.nowMs) : 0;
   }
 
   portState(name: string, state: 'attached' | 'isolated'): PortStatus {

@@ -23,6 +23,9 @@ import { HoldQueue } from './hold-queue.ts';
 import { type PortLimits, type Rate, RateLimit, wirePackets } from './rate-limit.ts';
 import type { RequestRecorder } from './recording/index.ts';
 
+/** To drop a packet costs less than to make one: who forges without end would never wait for the mux, and take the processor from all others. */
+const FORGERIES: Rate = { packetsPerSecond: 20_000, burstPackets: 10_000 };
+
 export type PortKind = 'tap' | 'nic' | 'stream';
 export type PortRole = 'uplink' | 'partition' | 'probe';
 
@@ -85,6 +88,8 @@ export class MuxPort {
   limits: PortLimits | undefined;
   sendLimit: RateLimit | undefined;
   receiveLimit: RateLimit | undefined;
+  /** Only of a partition that has forged packets. */
+  #forgeries: RateLimit | undefined;
   /** Its sender is stopped instead of losing packets. */
   readonly holdsBack: boolean;
   /** Times that its sender was stopped. */
@@ -179,11 +184,22 @@ export class MuxPort {
     this.receiveLimit = limit(limits?.receive);
   }
 
+  get mayOwe(): boolean {
+    return this.sendLimit !== undefined || this.#forgeries !== undefined;
+  }
+
   /** How long nothing more is to be taken from its other end. */
   debtMs(nowMs: number): number {
-    const ms = this.sendLimit?.debtMs(nowMs) ?? 0;
+    const ms = Math.max(this.sendLimit?.debtMs(nowMs) ?? 0, this.#forgeries?.debtMs(nowMs) ?? 0);
     if (ms > 0) this.heldBack++;
     return ms;
+  }
+
+  /** It has sent a packet that only somebody who forges sends. */
+  forged(nowMs: number): void {
+    if (!this.holdsBack) return;
+    this.#forgeries ??= new RateLimit(FORGERIES, nowMs);
+    this.#forgeries.charge(0, 1);
   }
 
   /** Whether the limit of what it may send lets this packet pass. */

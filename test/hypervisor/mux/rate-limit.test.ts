@@ -102,6 +102,25 @@ test(
 );
 
 test(
+  'a partition that forges is held back: 10 000 forged packets at once and 20 000 a second; one that does not is left alone',
+  within(() => {
+    const b = bench();
+    b.mux.portState('b', 'attached');
+    const forged = toClient(4000, FLAG.ACK, 'a', { fromMac: '02:66:66:66:66:66' });
+    for (let i = 0; i < 12_000; i++) b.a.deliver(forged);
+    for (let i = 0; i < 12_000; i++) b.b.deliver(toClient(4000, FLAG.ACK, 'b'));
+    assert.is(dropsOf(b, 'a')['spoofed-mac'], 12_000);
+    assert.is(Math.round(b.mux.debtMs('a')), 100, '2 000 packets of debt');
+    assert.equal(dropsOf(b, 'b'), { 'not-path-holder': 12_000 });
+    assert.is(b.mux.debtMs('b'), 0, 'late packets after a switch are no forgery');
+    b.clock.advance(100);
+    b.a.receiver?.endOfBatch();
+    assert.is(b.mux.debtMs('a'), 0);
+    assert.is(b.mux.ports().find((p) => p.name === 'a')?.heldBack, 1);
+  }),
+);
+
+test(
   'a packet that is to be cut costs what its segments are, whatever its header claims',
   within(() => {
     const unit = new Uint8Array(10 + 54 + 14_600);
