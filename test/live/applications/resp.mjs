@@ -2,15 +2,34 @@
  * A small key-value server that speaks RESP, the protocol of Redis, on port 6379: PING, GET, SET, INCR, CONFIG. A change is
  * acknowledged when it is durable in an append-only file. HTTP on port 80 for health checks and readers. An ordinary program.
  */
-import { open } from 'node:fs/promises';
+import { open, rename } from 'node:fs/promises';
 import http from 'node:http';
 import net from 'node:net';
 
+const FILE = '/data/resp.aof';
+/** From so many bytes on the file is written anew at the start, with the values alone. */
+const COMPACT_BYTES = 256 * 1024;
+
 const values = new Map();
-const file = await open('/data/resp.aof', 'a+');
-for (const line of (await file.readFile('utf8')).split('\n')) {
+let file = await open(FILE, 'a+');
+const text = await file.readFile('utf8');
+for (const line of text.split('\n')) {
   const [key, value] = line.split('\t');
   if (value !== undefined) values.set(key, value);
+}
+if (text.length > COMPACT_BYTES) {
+  const compact = await open(`${FILE}.new`, 'w');
+  await compact.writeFile(lines([...values].map(([key, value]) => ({ key, value }))));
+  await compact.sync();
+  await compact.close();
+  await file.close();
+  await rename(`${FILE}.new`, FILE);
+  file = await open(FILE, 'a+');
+  await file.sync();
+}
+
+function lines(changes) {
+  return changes.map(({ key, value }) => `${key}\t${value}\n`).join('');
 }
 
 let waiting = [];
@@ -25,7 +44,7 @@ async function commit() {
     waiting = [];
     let failed;
     try {
-      await file.appendFile(batch.map(({ key, value }) => `${key}\t${value}\n`).join(''));
+      await file.appendFile(lines(batch));
       await file.datasync();
     } catch (error) {
       failed = error;
