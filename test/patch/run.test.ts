@@ -233,6 +233,8 @@ run(
     const parts = { delta: 10, applicationStart: 20, check: 10, connections: 5, commands: 5 };
     const calibration = new PauseCalibration();
     assert.is(calibration.forecastMs(parts), 75, 'half as much again before a cut has shown it');
+    calibration.learn(parts, 5000);
+    assert.is(calibration.forecastMs(parts), 75, 'neither does the first one alone');
     for (let i = 0; i < 3; i++) calibration.learn(parts, 60);
     assert.is(calibration.forecastMs(parts), 60);
     assert.is(calibration.forecastMs({ ...parts, delta: 200 }), 250, 'a large part is not multiplied');
@@ -242,6 +244,10 @@ run(
     assert.is(calibration.forecastMs(parts), 70, 'what was long ago is forgotten');
     for (let i = 0; i < 7; i++) calibration.learn({ ...parts, delta: 500 }, 50);
     assert.is(calibration.forecastMs(parts), 25, 'never less than half of what was measured');
+    for (let i = 0; i < 7; i++) calibration.learn(parts, 5000);
+    assert.is(calibration.forecastMs(parts), 5000);
+    for (let i = 0; i < 6; i++) calibration.refused();
+    assert.is(calibration.forecastMs(parts), 75, 'who is refused again and again finds what is measured now');
   }),
 );
 

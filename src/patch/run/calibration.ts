@@ -7,6 +7,8 @@
 const FIRST_EXTRA = 0.5;
 /** The median of so many counts, cuts and rollbacks: a single odd one does not spoil the next forecasts. */
 const REMEMBERED = 7;
+/** As long as there are fewer, what has not been shown stands for those that lack. */
+const LEAST = 3;
 
 export class PauseCalibration {
   /** Pause less the sum of its parts, ms, the latest last. */
@@ -15,13 +17,19 @@ export class PauseCalibration {
   /** Never below half of the sum. */
   forecastMs(parts: PauseParts): number {
     const sum = sumOf(parts);
-    const extraMs = median(this.#extraMs) ?? FIRST_EXTRA * sum;
-    return Math.max(sum / 2, sum + extraMs);
+    const lacking = Math.max(0, LEAST - this.#extraMs.length);
+    const unshown = Array.from({ length: lacking }, () => FIRST_EXTRA * sum);
+    return Math.max(sum / 2, sum + median([...unshown, ...this.#extraMs]));
   }
 
   learn(parts: PauseParts, pauseMs: number): void {
     this.#extraMs.push(pauseMs - sumOf(parts));
     if (this.#extraMs.length > REMEMBERED) this.#extraMs.shift();
+  }
+
+  /** A cut was refused: nothing is learned from it, so that what some odd ones have taught must not refuse all others, too. */
+  refused(): void {
+    this.#extraMs.shift();
   }
 }
 
@@ -43,9 +51,8 @@ function sumOf(parts: PauseParts): number {
   return Object.values(parts).reduce((total, ms) => total + ms, 0);
 }
 
-/** undefined of nothing. */
-function median(values: readonly number[]): number | undefined {
+function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const at = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[at] : at === 0 ? undefined : (sorted[at - 1]! + sorted[at]!) / 2;
+  return sorted.length % 2 === 1 ? sorted[at]! : (sorted[at - 1]! + sorted[at]!) / 2;
 }

@@ -148,6 +148,7 @@ export class Run {
     try {
       this.#forecastPauseMs = await this.#forecast(this.#there(), this.record.strategy);
       if (this.#forecastPauseMs > env.policy.budget.pauseMs) {
+        env.calibration.refused();
         throw new PatchError(
           'over-budget',
           `the pause is forecast to be ${Math.round(this.#forecastPauseMs)} ms, the budget is ${env.policy.budget.pauseMs} ms`,

@@ -2,7 +2,7 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { messageOf, SeededRandom } from '../../../src/common/index.ts';
+import { codeOf, messageOf, SeededRandom } from '../../../src/common/index.ts';
 import type { RunPhase, RunRequest } from '../../../src/patch/index.ts';
 import { FINAL_PHASES, PatchManager } from '../../../src/patch/index.ts';
 import type { Flaw } from './disks.ts';
@@ -169,7 +169,11 @@ export async function simulate(story: Story, directory: string): Promise<Outcome
     await over();
     // Whatever happened: the next run, which nobody disturbs, succeeds.
     pending.length = 0;
-    const failure = await order((to) => to.run({ withoutPatches: true, ...WAYS[story.way] }));
+    let failure = await order((to) => to.run({ withoutPatches: true, ...WAYS[story.way] }));
+    const next = manager.currentId();
+    // Disturbed cuts took long: what they have taught may refuse a cut as often as there were of them, and then no more.
+    for (let i = 0; i < story.faults.length && codeOf(failure) === 'over-budget' && next !== undefined; i++)
+      failure = await order((to) => to.cut(next));
     check(failure === undefined, `the next run failed: ${messageOf(failure)}`);
     await calm();
     holds('after the next run');
