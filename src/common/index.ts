@@ -1,6 +1,6 @@
 export * from './again.ts';
 export * from './clock.ts';
-export * from './collect-young.ts';
+export * from './collect.ts';
 export * from './errors.ts';
 export * from './log.ts';
 export * from './points.ts';

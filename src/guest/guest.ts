@@ -63,6 +63,8 @@ export class Guest {
   #application: Application | undefined;
   #loading: Promise<LoadState> | undefined;
   #starting = false;
+  /** Times that it was told to go on. */
+  #resumed = 0;
   #handedBack: { results: GuestPatchResult[]; table: string } = { results: [], table: '' };
   #stopping: Promise<void> | undefined;
 
@@ -224,16 +226,31 @@ export class Guest {
     return this.#handedBack;
   }
 
+  /** Throws GuestError `resumed`: it was told to go on before it was quiet, maybe by a control process that takes the place of who asked. */
   async quiesce(budgetMs: number, all: boolean, freeze: boolean): ReturnType<Network['quiesce']> {
+    const resumed = this.#resumed;
     const result = await this.#requireNetwork().quiesce(budgetMs, all);
+    this.#stillAsked(resumed);
     // What is unfinished may have to write before it can end.
     if (freeze && result.unfinished.length === 0) await this.tree.freeze();
     else await this.tree.sync();
+    this.#stillAsked(resumed);
     if (this.#phase === 'serving') this.#enter('frozen');
     return result;
   }
 
+  #stillAsked(resumed: number): void {
+    if (resumed === this.#resumed) return;
+    throw new GuestError('resumed', 'the partition was told to go on before it was quiet');
+  }
+
+  thaw(): number {
+    this.#resumed++;
+    return this.tree.thaw();
+  }
+
   resume(reclaim: boolean): number {
+    this.#resumed++;
     const reclaimed = this.#requireNetwork().resume(reclaim);
     if (this.#phase === 'frozen') this.#enter('serving');
     return reclaimed;

@@ -346,6 +346,15 @@ test(
     assert.is((await control.status()).phase, 'frozen');
     await control.resume();
     assert.is((await control.status()).phase, 'serving');
+    // A quiesce that is still under way when somebody undoes it must not come after that.
+    const [undone] = await Promise.all([
+      refusal(control.quiesce(500, false, true)),
+      control.resume(),
+      control.thawFileSystems(),
+    ]);
+    assert.is(undone.code, 'resumed');
+    assert.is((await control.status()).phase, 'serving');
+    assert.is(await control.execute('guest-fsfreeze-status', {}), 'thawed');
     const late2 = await refusal(control.exportConnections({ barrier: 7, timeoutMs: 50 }));
     assert.is(late2.code, 'barrier-timeout');
   }),

@@ -1,6 +1,7 @@
 /** The answering side of the control program [305]: every word of GuestCommands. */
 import type { GuestCommands, GuestEvents, Handlers } from '../../channel/index.ts';
 import { ChannelServer, withPoints } from '../../channel/index.ts';
+import { collectAll } from '../../common/index.ts';
 import { GuestError } from '../errors.ts';
 import type { Guest } from '../guest.ts';
 import { selfCheck } from '../network/self-check.ts';
@@ -34,7 +35,7 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
     },
     'guest-exec-status': ({ pid }) => runs.status(pid),
     'guest-fsfreeze-freeze': () => guest.tree.freeze(),
-    'guest-fsfreeze-thaw': () => guest.tree.thaw(),
+    'guest-fsfreeze-thaw': () => guest.thaw(),
     'guest-fsfreeze-status': () => (guest.tree.frozen ? 'frozen' : 'thawed'),
     'guest-file-open': ({ path, mode }) => files.open(path, mode),
     'guest-file-read': ({ handle, count }) => files.read(handle, count),
@@ -61,6 +62,10 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       return {};
     },
     'changeover-address-alter': ({ from, to }) => ({ connections: guest.network.alter(from, to) }),
+    'changeover-collect': () => {
+      collectAll();
+      return {};
+    },
     'changeover-announce': () => {
       guest.network.announce();
       return {};

@@ -135,6 +135,10 @@ export class ControlProgram {
     return this.execute('changeover-application-start', { timeoutMs }, timeoutMs + MARGIN_MS);
   }
 
+  async collectGarbage(): Promise<void> {
+    await this.execute('changeover-collect', {});
+  }
+
   /** Step 1602. */
   async takeAddress(address: string, gateway?: string): Promise<void> {
     await this.execute('changeover-address-take', gateway === undefined ? { address } : { address, gateway });

@@ -4,6 +4,7 @@ import { messageOf, reach } from '../../common/index.ts';
 import { PatchError } from '../errors.ts';
 import { ensureStopped } from '../execution/index.ts';
 import type { Facts, Step } from '../run/step.ts';
+import { collectGarbage } from './collect.ts';
 import type { Move } from './move.ts';
 
 const CUT_TIMEOUT_MS = 30_000;
@@ -139,6 +140,7 @@ export function loadApplication(move: Move, figure = '1304'): Step[] {
       figure,
       do: async () => {
         const { state, durationMs } = await env.hypervisor.control(to).loadApplication(LOAD_MS);
+        await collectGarbage(move);
         return { state, loadMs: durationMs };
       },
       undo: () => ensureStopped(env, to),

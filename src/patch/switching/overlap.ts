@@ -21,6 +21,7 @@ import type { RunEnvironment } from '../run/environment.ts';
 import type { RunRecord } from '../run/record.ts';
 import type { CutPlan, Stage } from '../run/step.ts';
 import { QUIET_MS } from '../strategy.ts';
+import { collectGarbage } from './collect.ts';
 import { carrySystemFiles, cutApplicationDisk, startApplication, startReverseLog } from './disks.ts';
 import { nameFlows } from './hand-over.ts';
 import type { Move, SwitchCommand } from './move.ts';
@@ -50,6 +51,7 @@ export function overlapPlan(move: Move): CutPlan {
           await control.alterAddress(second, address);
           await hypervisor.control(from).prepareAddress(address, second);
         }
+        await collectGarbage(move);
         return { addresses: move.addresses };
       },
     },

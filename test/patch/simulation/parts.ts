@@ -44,6 +44,8 @@ export interface Guest {
   address: string;
   diskExported: boolean;
   frozenFileSystems: boolean;
+  /** Times that it was told to go on. */
+  resumed: number;
   readonly connections: Set<Connection>;
   /** Frozen, a few at a time, while the others go on. */
   readonly waiting: Set<Connection>;
@@ -73,7 +75,7 @@ export const ZERO = { rewritten: 0, steered: 0, held: 0, heldDropped: 0, rstSupp
 export function newGuest(): Guest {
   return {
     ...{ phase: 'stopped' as const, boots: 0, address: ADDRESS, diskExported: false },
-    ...{ frozenFileSystems: false, connections: new Set<Connection>(), unread: [] },
+    ...{ frozenFileSystems: false, resumed: 0, connections: new Set<Connection>(), unread: [] },
     ...{ busy: new Set<Request>(), waiting: new Set<Connection>(), exported: [] },
   };
 }

@@ -176,6 +176,7 @@ export class World {
       clock: this.clock,
       log: { ...log, with: () => log },
       stateDirectory,
+      collectGarbage: () => {},
       limits: { rollbacks: 3, resumes: 5 },
       alarm: (sentence: string) => this.alarms.push(sentence),
       patchScript: '',
@@ -355,6 +356,7 @@ export class World {
           },
           20,
         ),
+      collectGarbage: () => command('collect', () => ({}), 10),
       quiesce: (budgetMs: number, all = false, freeze = false) =>
         command('quiesce', () => this.#quiesce(guest, budgetMs, all, freeze)),
       freezeIdle: (most: number) => command('freeze-idle', () => this.#freezeIdle(guest, most)),
@@ -380,14 +382,17 @@ export class World {
 
   #freeze(guest: Guest, frozen: boolean): number {
     guest.frozenFileSystems = frozen;
+    if (!frozen) guest.resumed++;
     return 1;
   }
 
   async #quiesce(guest: Guest, budgetMs: number, all: boolean, freeze: boolean): Promise<object> {
     if (guest.phase === 'serving') guest.phase = 'frozen';
+    const { resumed } = guest;
     const untilMs = this.clock.nowMs() + budgetMs;
     const due = () => [...guest.busy].filter(({ write }) => all || write !== undefined);
     while (due().length > 0 && this.clock.nowMs() < untilMs) await this.sleep(1);
+    if (guest.resumed !== resumed) throw new WorldError('resumed', 'it was told to go on');
     const unfinished = due();
     if (freeze && unfinished.length === 0) guest.frozenFileSystems = true;
     const busy = new Set([...guest.busy].map(({ connection }) => connection));
@@ -422,6 +427,7 @@ export class World {
   #resume(id: PartitionId, reclaim: boolean): void {
     const guest = this.guests[id];
     const exported = guest.exported;
+    guest.resumed++;
     guest.exported = [];
     if (reclaim) this.#import(id, exported);
     guest.waiting.clear();

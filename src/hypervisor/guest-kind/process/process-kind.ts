@@ -29,6 +29,12 @@ export interface ProcessKindOptions {
   readonly limits?: boolean;
 }
 
+/**
+ * V8 begins with a young generation of 1 MiB. A busy program fills that every 20 ms, and each collection stops it for 0.3 to 5 ms: three
+ * times in a cut.
+ */
+const YOUNG_GENERATION = '--min-semi-space-size=8';
+
 export class ProcessKind implements GuestKind {
   readonly name = 'process';
   readonly #node: string;
@@ -49,6 +55,7 @@ export class ProcessKind implements GuestKind {
     const log = openSync(spec.logFile, 'a', 0o600);
     const args = [
       '--disable-warning=ExperimentalWarning',
+      YOUNG_GENERATION,
       `--max-old-space-size=${config.memoryMiB}`,
       ...permissions(spec),
       programFile(GUEST_MAIN),
