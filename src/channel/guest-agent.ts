@@ -148,7 +148,7 @@ export interface GuestCommands extends CommandMap {
   /** Second half of 2202: open connections of `from` are made over to `to`; the address `from` is given up. */
   'changeover-address-alter': { arguments: { from: string; to: string }; result: { connections: number } };
   /** Before clients wait for it: the guest collects its garbage now, so that it need not while they do. */
-  'changeover-collect': { arguments: object; result: object };
+  'changeover-collect': { arguments: { young: boolean }; result: object };
   /** 1603, 1505, 2203: gratuitous ARP for every address the partition holds. */
   'changeover-announce': { arguments: object; result: object };
   /**

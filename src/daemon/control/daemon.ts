@@ -11,7 +11,7 @@ import { readFileSync } from 'node:fs';
 import { cp, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../../common/index.ts';
-import { collectAll, messageOf, setPointTargets, systemClock } from '../../common/index.ts';
+import { collectGarbage, messageOf, setPointTargets, systemClock } from '../../common/index.ts';
 import type { HypervisorSurface, RunPaths } from '../../hypervisor/index.ts';
 import { Hypervisor, runPaths } from '../../hypervisor/index.ts';
 import { PatchManager, refuseNewerRuns } from '../../patch/index.ts';
@@ -286,7 +286,7 @@ export class Daemon implements DaemonSurface {
         stateDirectory: c.stateDirectory,
         patchScript: readPatchScript(),
         limits: { rollbacks: c.supervision.rollbacks, resumes: c.supervision.resumes },
-        collectGarbage: collectAll,
+        collectGarbage,
         alarm: (sentence) => this.alarm(sentence),
       },
       sourceSpecs(c),

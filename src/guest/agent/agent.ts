@@ -1,7 +1,7 @@
 /** The answering side of the control program [305]: every word of GuestCommands. */
 import type { GuestCommands, GuestEvents, Handlers } from '../../channel/index.ts';
 import { ChannelServer, withPoints } from '../../channel/index.ts';
-import { collectAll } from '../../common/index.ts';
+import { collectGarbage } from '../../common/index.ts';
 import { GuestError } from '../errors.ts';
 import type { Guest } from '../guest.ts';
 import { selfCheck } from '../network/self-check.ts';
@@ -62,8 +62,8 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
       return {};
     },
     'changeover-address-alter': ({ from, to }) => ({ connections: guest.network.alter(from, to) }),
-    'changeover-collect': () => {
-      collectAll();
+    'changeover-collect': ({ young }) => {
+      collectGarbage(young ? 'young' : 'all');
       return {};
     },
     'changeover-announce': () => {
@@ -95,6 +95,7 @@ export function createAgent(guest: Guest, shutdown: () => void): ChannelServer<G
         sum.durationMs += round.durationMs;
         sum.lastRoundMs = round.durationMs;
       }
+      collectGarbage('all');
       return sum;
     },
     'changeover-network-figures': () => guest.network.figures(),

@@ -135,8 +135,8 @@ export class ControlProgram {
     return this.execute('changeover-application-start', { timeoutMs }, timeoutMs + MARGIN_MS);
   }
 
-  async collectGarbage(): Promise<void> {
-    await this.execute('changeover-collect', {});
+  async collectGarbage(which: 'young' | 'all'): Promise<void> {
+    await this.execute('changeover-collect', { young: which === 'young' });
   }
 
   /** Step 1602. */

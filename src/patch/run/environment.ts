@@ -84,8 +84,8 @@ export interface RunEnvironment {
   readonly stateDirectory: string;
   readonly calibration: PauseCalibration;
   readonly limits: RunLimits;
-  /** Collects the garbage of this process. */
-  readonly collectGarbage: () => void;
+  /** Of this process. */
+  readonly collectGarbage: (which: 'young' | 'all') => void;
   /** Tells people what nothing goes on by itself with. */
   readonly alarm: (sentence: string) => void;
   /** Text of the patch execution script (706). */

@@ -140,7 +140,7 @@ export function loadApplication(move: Move, figure = '1304'): Step[] {
       figure,
       do: async () => {
         const { state, durationMs } = await env.hypervisor.control(to).loadApplication(LOAD_MS);
-        await collectGarbage(move);
+        await collectGarbage(move, 'all');
         return { state, loadMs: durationMs };
       },
       undo: () => ensureStopped(env, to),

@@ -51,7 +51,7 @@ export function overlapPlan(move: Move): CutPlan {
           await control.alterAddress(second, address);
           await hypervisor.control(from).prepareAddress(address, second);
         }
-        await collectGarbage(move);
+        await collectGarbage(move, 'young');
         return { addresses: move.addresses };
       },
     },

@@ -3,7 +3,7 @@
  * share. A chunk is handed to the application as it is and never written again, so it needs no copy; a slab lives as
  * long as one of its chunks. Consecutive segments that lie side by side in the slab become one chunk.
  */
-import { collectYoung } from '../../../common/index.ts';
+import { collectGarbage } from '../../../common/index.ts';
 
 const SLAB_BYTES = 64 * 1024;
 /** From here on a segment gets memory of its own rather than a part of the slab. */
@@ -39,7 +39,7 @@ export class Slab {
     this.#sinceCollection += bytes;
     if (this.#sinceCollection >= COLLECT_BYTES) {
       this.#sinceCollection = 0;
-      collectYoung();
+      collectGarbage('young');
     }
     return Buffer.allocUnsafeSlow(bytes);
   }
