@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk, fileSystemFault } from '../../src/cli/demo/proof.ts';
 import type { RunView } from '../../src/daemon/index.ts';
 import { eventually, liveSuite, run, within } from '../support/index.ts';
+import { allOnDisk } from './support/entries.ts';
 import { ask, Site, version } from './support/site.ts';
 
 const changeover = liveSuite('live/changeover');
@@ -72,7 +73,7 @@ changeover(
         assert.is(await version(), '1.0.1');
         assert.is((await ask('/reports/..%2F..%2F..%2Fetc%2Fledger.secret')).status, 400);
         const onNew = [...load.acknowledged];
-        assert.is(countMissing(onNew, await entriesOnDisk(site.scene.image('B', 'application'))), 0);
+        await allOnDisk(onNew, site.scene.image('B', 'application'));
         await site.api.post(`/runs/${id}/rollback`);
         const report = await site.reached(id, 'rolled-back');
         assert.is(await version(), '1.0.0');

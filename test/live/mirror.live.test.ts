@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert';
 import { countMissing, entriesOnDisk } from '../../src/cli/demo/proof.ts';
 import type { RunView } from '../../src/daemon/index.ts';
 import { liveSuite, within } from '../support/index.ts';
+import { allOnDisk } from './support/entries.ts';
 import { ask, Site, version } from './support/site.ts';
 
 const mirror = liveSuite('live/mirror');
@@ -61,7 +62,7 @@ mirror(
       assert.is(await version(), '1.0.1');
       const onNew = [...load.acknowledged];
       assert.ok(onNew.length > 0);
-      assert.is(countMissing(onNew, await entriesOnDisk(site.scene.image('B', 'application'))), 0);
+      await allOnDisk(onNew, site.scene.image('B', 'application'));
       await site.api.post(`/runs/${first.id}/rollback`);
       await site.reached(first.id, 'rolled-back');
       assert.is(await version(), '1.0.0');

@@ -6,6 +6,7 @@ import { SERVICE_ADDRESS } from '../../src/cli/demo/scene.ts';
 import { SeededRandom } from '../../src/common/index.ts';
 import type { RunView } from '../../src/daemon/index.ts';
 import { eventually, liveSuite, within } from '../support/index.ts';
+import { allOnDisk } from './support/entries.ts';
 import { ask, Site, version } from './support/site.ts';
 
 const recover = liveSuite('live/recover');
@@ -162,8 +163,7 @@ for (const [strategy, step, procedure] of chosenPoints()) {
             await keeper.write('after');
             assert.equal(keeper.failures, []);
             assert.is(keeper.acknowledged.length, 2);
-            const found = await entriesOnDisk(site.scene.image(owner, 'application'));
-            assert.is(countMissing(keeper.acknowledged, found), 0);
+            await allOnDisk(keeper.acknowledged, site.scene.image(owner, 'application'));
             if (owner === 'B') {
               await site.api.post(`/runs/${id}/rollback`);
               await site.reached(id, 'rolled-back');

@@ -15,13 +15,13 @@ import {
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { ChannelClient } from '../../../src/channel/index.ts';
-import { countMissing, entriesOnDisk } from '../../../src/cli/demo/proof.ts';
 import { BUNDLES } from '../../../src/common/index.ts';
 import type { RunView, StatusView } from '../../../src/daemon/index.ts';
 import type { DiskCommands, MuxCommands } from '../../../src/hypervisor/index.ts';
 import { eventually, SOAK, seeded, Trials } from '../../support/index.ts';
 import type { Clients } from './clients.ts';
 import { readingClients, writingClients } from './clients.ts';
+import { allOnDisk } from './entries.ts';
 import { ask, ROOT, Site } from './site.ts';
 import type { Case, Way, When } from './trial-cases.ts';
 import { caseText, Deck, endsControl, isOfGuest, WAYS } from './trial-cases.ts';
@@ -266,9 +266,7 @@ class Series {
       block.close();
     }
     const last: [number, string] = [(JSON.parse(answer.body) as { n: number }).n, text];
-    const found = await entriesOnDisk(site.scene.image(owner, 'application'));
-    const lost = countMissing([...clients.acknowledged, last], found);
-    assert.is(lost, 0, 'acknowledged writes are on the disk of the owner');
+    await allOnDisk([...clients.acknowledged, last], site.scene.image(owner, 'application'));
   }
 
   #mux(): Promise<ChannelClient<MuxCommands>> {
