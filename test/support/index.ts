@@ -1,4 +1,3 @@
-export * from './collect.ts';
 export * from './limit.ts';
 export * from './live.ts';
 export * from './namespace.ts';

@@ -6,14 +6,14 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ApiClient } from '../../../src/cli/api-client.ts';
 import type { CliError } from '../../../src/cli/cli-error.ts';
-import { silentLog } from '../../../src/common/index.ts';
+import { collectGarbage, silentLog } from '../../../src/common/index.ts';
 import { ApiError, ApiServer, EventHub } from '../../../src/daemon/api/index.ts';
 import { CONFIGURATION_TEMPLATE, parseConfiguration } from '../../../src/daemon/configuration/index.ts';
 import type { DaemonSurface, RunView, StatusView } from '../../../src/daemon/control/index.ts';
 import { daemonRoutes } from '../../../src/daemon/control/index.ts';
 import type { RunRequest } from '../../../src/patch/index.ts';
 import { PatchError } from '../../../src/patch/index.ts';
-import { collect, eventually, within } from '../../support/index.ts';
+import { eventually, within } from '../../support/index.ts';
 
 interface Context {
   directory: string;
@@ -313,7 +313,7 @@ api(
     const used = async (requests: number) => {
       for (let i = 0; i < requests; i++) await client.get('/status');
       calls.length = 0;
-      collect();
+      collectGarbage('all');
       return process.memoryUsage().heapUsed;
     };
     const before = await used(200);

@@ -1,9 +1,9 @@
 /** V1: what the mux remembers is bounded, whatever arrives: a million flows and fragments of forged addresses, both families. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { SeededRandom } from '../../../src/common/index.ts';
+import { collectGarbage, SeededRandom } from '../../../src/common/index.ts';
 import { writeU16, writeU32 } from '../../../src/netstack/index.ts';
-import { collect, limitMs, SOAK, within } from '../../support/index.ts';
+import { limitMs, SOAK, within } from '../../support/index.ts';
 import {
   type Bench,
   CLIENT,
@@ -53,7 +53,7 @@ function quiet(...devices: TestDevice[]): void {
 
 /** Without garbage: earlier tests have left theirs. */
 function usedBytes(): number {
-  collect();
+  collectGarbage('all');
   const { heapUsed, arrayBuffers } = process.memoryUsage();
   return heapUsed + arrayBuffers;
 }

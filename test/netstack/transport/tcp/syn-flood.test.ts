@@ -1,9 +1,10 @@
 /** SYN cookies, and N7: a flood of SYNs costs honest clients nothing and no memory. SOAK=1 runs the long flood. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { collectGarbage } from '../../../../src/common/index.ts';
 import type { TcpConnection } from '../../../../src/netstack/transport/tcp/index.ts';
 import { emitTcp, writeU32 } from '../../../../src/netstack/wire/index.ts';
-import { collect, seeded, within } from '../../../support/index.ts';
+import { seeded, within } from '../../../support/index.ts';
 import type { Endpoint, Spec } from './support/index.ts';
 import {
   ACK,
@@ -128,7 +129,7 @@ flood(
 );
 
 const memory = () => {
-  collect();
+  collectGarbage('all');
   const { heapUsed, arrayBuffers } = process.memoryUsage();
   return heapUsed + arrayBuffers;
 };
