@@ -78,7 +78,7 @@ interface Usage {
   readonly memoryMiB: Readonly<Record<'control' | 'mux' | 'block' | 'active', number>>;
   /** Of the first three. */
   readonly descriptors: number;
-  /** Write logs and system disks. The program's own file, on the application disks, has a line for every change. */
+  /** Write logs and system disks. The application disks have the program's own file. */
   readonly diskMiB: number;
 }
 

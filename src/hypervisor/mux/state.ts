@@ -23,8 +23,8 @@ import { HoldQueue } from './hold-queue.ts';
 import { type PortLimits, type Rate, RateLimit, wirePackets } from './rate-limit.ts';
 import type { RequestRecorder } from './recording/index.ts';
 
-/** To drop a packet costs less than to make one: who forges without end would never wait for the mux, and take the processor from all others. */
-const FORGERIES: Rate = { packetsPerSecond: 20_000, burstPackets: 10_000 };
+/** To drop a packet costs less than to make one: who forges without end would never wait for the mux, and take the processors from all others. */
+const FORGERIES_BORNE: Rate = { packetsPerSecond: 20_000, burstPackets: 10_000 };
 
 export type PortKind = 'tap' | 'nic' | 'stream';
 export type PortRole = 'uplink' | 'partition' | 'probe';
@@ -198,7 +198,7 @@ export class MuxPort {
   /** It has sent a packet that only somebody who forges sends. */
   forged(nowMs: number): void {
     if (!this.holdsBack) return;
-    this.#forgeries ??= new RateLimit(FORGERIES, nowMs);
+    this.#forgeries ??= new RateLimit(FORGERIES_BORNE, nowMs);
     this.#forgeries.charge(0, 1);
   }
 

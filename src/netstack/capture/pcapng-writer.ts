@@ -7,8 +7,8 @@
  *
  * A chunk holds whole blocks only, so the file always ends after a block except while a write is in progress. The first
  * error of the sink (full disk), or reaching `limitBytes`, stops the capture: `stopped` says why, packets from then on are
- * counted as dropped. What comes after `close` is no part of the capture and not counted. An interface's description is written with its first packet, so its number in the file is the order
- * of these, not the caller's id.
+ * counted as dropped. What comes after `close` is no part of the capture and not counted. An interface's description is
+ * written with its first packet, so its number in the file is the order of these, not the caller's id.
  */
 import { type as osType, release } from 'node:os';
 import type { Clock, Timer } from '../../common/index.ts';
